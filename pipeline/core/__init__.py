@@ -1,0 +1,1 @@
+"""What is true about charges, money, periods and entries, with the standard library alone."""

@@ -1,0 +1,166 @@
+"""What the verbs need of the outside world, so that no verb imports a client library.
+
+A protocol belongs here when a verb calls it. How it is done is in `adapters`; which one is used is
+decided in `bootstrap`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+Progress = Callable[[str, int, int | None], None]
+"""Told `(what, done, total)` as long work goes on; `total` is None while it is not known."""
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """For callers that show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file (or query) that a run was read from.
+
+    Attributes:
+        name: file name inside its period's folder; the query's name for a database.
+        sha256: of the bytes as they arrived; of the rows for a query.
+        row_count: rows read from it.
+        control_total_minor: sum of `amount_minor` over them.
+        manifest_row_count, manifest_control_total_minor: what the manifest promised; None without one.
+    """
+
+    name: str
+    sha256: str
+    row_count: int
+    control_total_minor: int
+    manifest_row_count: int | None = None
+    manifest_control_total_minor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LandedRun:
+    """A run in the lake: content that never changes again.
+
+    Attributes:
+        run_id: `<billing_period>-<first 12 hex digits of content_sha256>`; names the content.
+        billing_period: the period the source folder claims (rows may say otherwise; the gate looks).
+        source: the folder or database URL (without password) it came from.
+        path: its Parquet file.
+        content_sha256: over all charge columns of all rows in file order, independent of the file format.
+        row_count, control_total_minor: over all files.
+        files: where the rows came from.
+        landed_at: UTC.
+    """
+
+    run_id: str
+    billing_period: str
+    source: str
+    path: Path
+    content_sha256: str
+    row_count: int
+    control_total_minor: int
+    files: tuple[SourceFile, ...]
+    landed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPeriod:
+    """One earlier month a run is compared with.
+
+    Attributes:
+        billing_period: the earlier month.
+        run_id, path: the partition used.
+        standing: `released`, `corrected`, or `unverified` (taken from the source as it lies there).
+    """
+
+    billing_period: str
+    run_id: str
+    path: Path
+    standing: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFile:
+    """An outgoing file, written but not handed over.
+
+    Attributes:
+        path: where it waits, outside the folder the acquirer reads.
+        sequence: the acquirer's file sequence number, exactly one above the last accepted.
+        sha256: of its bytes.
+        operation_count, total_minor: what it was written to contain.
+    """
+
+    path: Path
+    sequence: int
+    sha256: str
+    operation_count: int
+    total_minor: int
+
+
+class PaymentRail(Protocol):
+    """A way to an acquirer that takes batches.
+
+    Attributes:
+        simulated: whether a simulated clock may be used with it; only the practice acquirer says yes.
+    """
+
+    simulated: bool
+
+    def introduce(self, cards: pa.Table) -> None:
+        """Make `cards` (`CARD_SCHEMA`) known to the acquirer; repeating it changes nothing. A no-op on real rails."""
+
+    def write(self, operations: pa.Table, *, sequence: int, echo: str) -> BatchFile:
+        """Write `operations` (`OPERATION_SCHEMA`, all of one file type) as a file, not handed over; same input, same bytes.
+
+        `echo` (at most 80 characters) goes out in the file header and comes back in its answers.
+        """
+
+    def read_back(self, file: BatchFile) -> pa.Table:
+        """What the file on disk really says, as `OPERATION_SCHEMA`; reads the bytes anew.
+
+        Raises:
+            FatalError: it cannot be parsed, or its trailers contradict its lines.
+        """
+
+    def submit(self, file: BatchFile) -> None:
+        """Hand the file over: one atomic rename, repeated harmlessly."""
+
+    def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
+        """Wait for the file's answers, as `OUTCOME_SCHEMA`; operations it does not answer for are left out.
+
+        Raises:
+            FatalError: the acquirer rejected the whole file; the message has its reason.
+            OutcomeUnknown: no answer within `timeout_seconds`.
+        """
+
+    def inquire(self, merchant_references: pa.Array) -> pa.Table:
+        """What became of these operations, as `OUTCOME_SCHEMA`; `not_found` where the acquirer knows nothing (yet).
+
+        Raises:
+            RetriableError: the acquirer is away.
+        """
+
+    def next_sequence(self) -> int:
+        """The file sequence number the acquirer will accept next."""
+
+    def set_clock(self, as_of: datetime | None) -> None:
+        """Tell a practice acquirer what time it is; None means real time.
+
+        Raises:
+            FatalError: this rail is real and knows its own time.
+        """
+
+
+class Lake(Protocol):
+    """Landed runs as immutable Parquet partitions."""
+
+    def land(
+        self, *, source: str, billing_period: str, files: Iterable[tuple[str, Iterable[pa.RecordBatch]]], progress: Progress
+    ) -> LandedRun: ...
+
+    def find(self, run_id: str) -> LandedRun | None: ...
+
+    def runs(self, billing_period: str) -> list[LandedRun]: ...
