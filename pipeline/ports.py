@@ -4,13 +4,15 @@ A protocol belongs here when a verb calls it. How it is done is in `adapters`; w
 decided in `bootstrap`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
+
+from pipeline.core.billing_period import BillingPeriod
 
 Progress = Callable[[str, int, int | None], None]
 """Told `(what, done, total)` as long work goes on; `total` is None while it is not known."""
@@ -80,6 +82,19 @@ class HistoryPeriod:
     run_id: str
     path: Path
     standing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a run still owes the acquirer.
+
+    Attributes:
+        operations: the due charges, keyed and cut into waves.
+        classes: rows and amount of every class of row, `due` and each reason for not charging a row.
+    """
+
+    operations: pa.Table
+    classes: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +169,88 @@ class PaymentRail(Protocol):
         """
 
 
+class ChargeFile(Protocol):
+    """One file (or query) of a period, ready to be read once from its first row to its last.
+
+    Attributes:
+        name: file name inside its period's folder; the query's name for a database.
+    """
+
+    name: str
+
+    def read(self, progress: Progress) -> Iterator[pa.RecordBatch]:
+        """Its rows as `CHARGE_SCHEMA`, in order, never more than a batch in memory.
+
+        Raises:
+            UnreadableInput: it cannot be read faithfully; the message names file, row, column and reason.
+            NotYetArrived: it changed while it was read.
+        """
+
+    def facts(self) -> SourceFile:
+        """What was read; to be asked once `read` is exhausted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a source holds for a period now.
+
+    Attributes:
+        files: what can be read, in the order in which it lands.
+        waiting_for: names of files that have not arrived, or not completely; while there is one, nothing is landed.
+        fingerprint: `(name, size in bytes, mtime in ns)` of everything that was looked at; None where a source has none.
+    """
+
+    files: tuple[ChargeFile, ...]
+    waiting_for: tuple[str, ...]
+    fingerprint: tuple[tuple[str, int, int], ...] | None
+
+
+class Source(Protocol):
+    """Where charges come from: a folder of periods, or a database and a query.
+
+    Attributes:
+        label: the folder, or the database URL without its password.
+    """
+
+    label: str
+
+    def arrived(self, billing_period: BillingPeriod) -> Arrival:
+        """What is there for the period; reads names and the manifest, no charges.
+
+        Raises:
+            UnreadableInput: there is no such period, or its manifest or file names make no sense.
+        """
+
+    def periods(self) -> list[BillingPeriod]:
+        """The periods it has, earliest first; a database cannot say and answers with none."""
+
+
 class Lake(Protocol):
     """Landed runs as immutable Parquet partitions."""
 
     def land(
-        self, *, source: str, billing_period: str, files: Iterable[tuple[str, Iterable[pa.RecordBatch]]], progress: Progress
-    ) -> LandedRun: ...
+        self, *, source: str, billing_period: str, files: Iterable[ChargeFile], progress: Progress
+    ) -> tuple[LandedRun, bool]:
+        """Land `files`, whole or not at all, and say whether this content was already there.
 
-    def find(self, run_id: str) -> LandedRun | None: ...
+        Raises:
+            UnreadableInput, NotYetArrived: from a file; nothing was landed.
+            RetriableError: the disk failed or is full; nothing was landed.
+            FatalError: the same content is there but damaged.
+        """
 
-    def runs(self, billing_period: str) -> list[LandedRun]: ...
+    def find(self, run_id: str, *, thoroughly: bool = False) -> LandedRun | None:
+        """The run, or None; `thoroughly` also reads its bytes and compares their SHA-256.
+
+        Raises:
+            FatalError: it is there but damaged.
+        """
+
+    def runs(self, billing_period: str) -> list[LandedRun]:
+        """The period's runs, in the order in which they landed."""
+
+    def remember(self, *, source: str, billing_period: str, fingerprint: tuple, run_id: str) -> None:
+        """Note that the source's files, as `fingerprint` has them, are run `run_id`."""
+
+    def recall(self, *, source: str, billing_period: str, fingerprint: tuple) -> LandedRun | None:
+        """The run last noted for the source and period, if `fingerprint` is still the same."""

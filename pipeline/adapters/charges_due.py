@@ -1,0 +1,40 @@
+"""Find what a landed run still owes the acquirer: `sql/charges_due.sql` run by DuckDB over its Parquet."""
+
+from importlib import resources
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.adapters.ledger import OPERATION_COLUMNS
+from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
+from pipeline.ports import Due, LandedRun
+
+
+def find_due(run: LandedRun, charged: pa.Table) -> Due:
+    """Class every row of `run` and key the due ones as operations in waves.
+
+    Args:
+        charged: customer_id, bill_cycle and amount_minor of what the period has been charged already.
+    """
+    with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as connection:
+        connection.read_parquet(str(run.path)).create_view("landed")
+        connection.register("charged", charged)
+        connection.execute(_query("charges_due.sql"))
+        rows = connection.execute(
+            "SELECT class, count(*), coalesce(sum(amount_minor), 0)::BIGINT, coalesce(sum(charged_minor), 0)::BIGINT"
+            " FROM classed GROUP BY class ORDER BY class"
+        ).fetchall()
+        operations = connection.execute(
+            _query("charges_due_waves.sql"),
+            {"billing_period": run.billing_period, "run_id": run.run_id, "canary": CANARY_SIZES[0], "second": CANARY_SIZES[1],
+             "wave_size": WAVE_SIZE},
+        ).to_arrow_table()  # fmt: skip
+    classes = {
+        name: {"rows": count, "amount_minor": amount} | ({"charged_minor": before} if before else {})
+        for name, count, amount, before in rows
+    }
+    return Due(operations.select(OPERATION_COLUMNS), classes)
+
+
+def _query(name: str) -> str:
+    return (resources.files("pipeline") / "sql" / name).read_text(encoding="utf-8")

@@ -1,0 +1,128 @@
+-- Money: operations (what we mean to do), batches (what we sent), outcomes (what became of it), entries (what it means).
+-- Rows are inserted, never updated or deleted; every state is derived from them.
+
+-- The idempotency key of a business fact. The fields before the customer hold no '|', so two facts never share a text.
+CREATE FUNCTION operation_id_of(kind text, incident_id text, billing_period text, bill_cycle bigint, attempt integer, customer_id text)
+RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT md5(kind || '|' || coalesce(incident_id, '') || '|' || billing_period || '|' || bill_cycle || '|' || attempt || '|' || customer_id)::uuid
+$$;
+
+CREATE TABLE operation (
+    operation_id     uuid PRIMARY KEY,
+    kind             text NOT NULL CHECK (kind IN ('charge', 'void', 'refund', 'rebill')),
+    scope            text NOT NULL,          -- the released run or the approved plan it belongs to
+    incident_id      text,
+    customer_id      text NOT NULL,
+    billing_period   text NOT NULL,
+    bill_cycle       bigint NOT NULL,
+    attempt          integer NOT NULL DEFAULT 1 CHECK (attempt >= 1),
+    charge_id        text NOT NULL,
+    amount_minor     bigint NOT NULL CHECK (amount_minor > 0),
+    currency         text NOT NULL,
+    payment_method   text NOT NULL,
+    issuer           text NOT NULL,
+    instrument_token text NOT NULL,
+    wave             integer NOT NULL CHECK (wave >= 0),
+    recorded_at      timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT the_key_is_the_fact
+        CHECK (operation_id = operation_id_of(kind, incident_id, billing_period, bill_cycle, attempt, customer_id)),
+    -- For kind 'charge' (no incident) this is the rule that a customer is charged once per period and cycle.
+    CONSTRAINT one_operation_per_fact
+        UNIQUE NULLS NOT DISTINCT (customer_id, billing_period, bill_cycle, kind, incident_id, attempt)
+);
+CREATE INDEX operation_by_wave ON operation (scope, wave);
+
+-- One outgoing file. A wave goes out in exactly one accepted file.
+CREATE TABLE batch (
+    batch_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    scope           text NOT NULL,
+    wave            integer NOT NULL,
+    file_sequence   bigint NOT NULL,
+    file_path       text NOT NULL,
+    sha256          text NOT NULL,
+    operation_count bigint NOT NULL CHECK (operation_count > 0),
+    total_minor     numeric(38) NOT NULL,
+    recorded_at     timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX batch_by_wave ON batch (scope, wave);
+
+CREATE TABLE batch_event (
+    batch_id    bigint NOT NULL REFERENCES batch,
+    event       text NOT NULL CHECK (event IN ('handed_over', 'rejected', 'answered', 'timed_out')),
+    detail      text NOT NULL DEFAULT '',
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (batch_id, event)
+);
+
+CREATE TABLE outcome (
+    operation_id uuid PRIMARY KEY,
+    status       text NOT NULL CHECK (status IN ('succeeded', 'declined')),
+    reason       text CHECK ((status = 'declined') = (reason IS NOT NULL)),
+    payment_id   text CHECK (status <> 'succeeded' OR payment_id IS NOT NULL),
+    recorded_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- Sent, and no answer came: unknown until an outcome says otherwise.
+CREATE TABLE unanswered (
+    operation_id uuid PRIMARY KEY,
+    recorded_at  timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TYPE account AS ENUM
+    ('accounts_receivable', 'billed_revenue', 'acquirer_clearing', 'bank', 'refund_payable', 'write_off', 'suspense');
+
+-- One row is one balanced entry: the same amount leaves `credit` and reaches `debit`.
+CREATE TABLE entry (
+    operation_id uuid NOT NULL,
+    step         text NOT NULL,
+    debit        account NOT NULL,
+    credit       account NOT NULL CHECK (debit <> credit),
+    amount_minor bigint NOT NULL CHECK (amount_minor > 0),
+    currency     text NOT NULL,
+    effective_on date NOT NULL,
+    recorded_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (operation_id, step)
+);
+
+-- A foreign key checked once per statement instead of once per row: operations are never deleted, so a check at
+-- insertion is a check for ever, and a million rows cost one join instead of a million look-ups.
+CREATE FUNCTION belongs_to_an_operation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM inserted WHERE NOT EXISTS
+                   (SELECT FROM makegood.operation o WHERE o.operation_id = inserted.operation_id)) THEN
+        RAISE EXCEPTION '% names an operation that does not exist', TG_TABLE_NAME USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON outcome
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
+CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON unanswered
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
+CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON entry
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
+
+-- Money is sent only by hand-over of a batch; this is where each wave stands.
+CREATE VIEW wave_state AS
+    SELECT b.batch_id, b.scope, b.wave, b.file_sequence, b.file_path, b.sha256, b.operation_count, b.total_minor,
+           bool_or(e.event = 'handed_over') IS TRUE AS handed_over,
+           bool_or(e.event = 'rejected') IS TRUE AS rejected,
+           bool_or(e.event = 'answered') IS TRUE AS answered
+    FROM batch b LEFT JOIN batch_event e USING (batch_id)
+    GROUP BY b.batch_id;
+
+CREATE VIEW operation_state AS
+    SELECT o.*, c.reason, c.payment_id,
+           CASE WHEN c.status IS NOT NULL THEN c.status
+                WHEN u.operation_id IS NOT NULL THEN 'unknown'
+                WHEN w.handed_over THEN 'sent'
+                ELSE 'not_sent' END AS state
+    FROM operation o
+    LEFT JOIN outcome c USING (operation_id)
+    LEFT JOIN unanswered u USING (operation_id)
+    LEFT JOIN wave_state w ON w.scope = o.scope AND w.wave = o.wave AND NOT w.rejected;
+
+CREATE VIEW balance AS
+    SELECT account, currency, sum(amount_minor) AS balance_minor
+    FROM (SELECT debit AS account, currency, amount_minor FROM entry
+          UNION ALL SELECT credit, currency, -amount_minor FROM entry) sides
+    GROUP BY account, currency;

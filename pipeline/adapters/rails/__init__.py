@@ -1,0 +1,1 @@
+"""Ways to an acquirer; each file knows one format."""

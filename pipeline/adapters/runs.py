@@ -1,0 +1,265 @@
+"""The register of runs in PostgreSQL: what landed, what the gate said, what people decided, who did what.
+
+Belongs here: runs, verifications, decisions, reviews, the kill switch, the audit log. Does not: operations and
+entries (`ledger`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pipeline.adapters.postgres import Server
+from pipeline.errors import FatalError, GateClosed, UsageError
+from pipeline.ports import LandedRun
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One person's word on a run."""
+
+    kind: str
+    person: str
+    channel: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything that bears on whether a run may be charged.
+
+    Attributes:
+        verdicts: `release` or `hold`, one per verification, oldest first.
+        decisions: what people said, oldest first.
+        superseded_by: a later landed run of the same period that passed the gate or was released; or None.
+        charged_by_other: whether that later run has already been released.
+        report: path of the newest report, relative to the home directory; None before any verification.
+    """
+
+    run_id: str
+    billing_period: str
+    verdicts: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    superseded_by: str | None
+    charged_by_other: bool
+    report: str | None
+
+    @property
+    def releasers(self) -> tuple[str, ...]:
+        return tuple(d.person for d in self.decisions if d.kind == "release")
+
+    @property
+    def rejecters(self) -> tuple[str, ...]:
+        return tuple(d.person for d in self.decisions if d.kind == "reject")
+
+
+class Register:
+    """Reads and appends; nothing here updates a row."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def record_run(self, run: LandedRun) -> None:
+        """Make a landed run known; repeating it changes nothing."""
+        with self._server.connect() as connection:
+            connection.execute(
+                "INSERT INTO run (run_id, billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (run.run_id, run.billing_period, run.source, run.content_sha256, run.row_count, run.control_total_minor,
+                 json.dumps([asdict(f) for f in run.files]), run.landed_at),
+            )  # fmt: skip
+
+    def record_verification(
+        self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
+        report: str,
+    ) -> None:  # fmt: skip
+        """Keep a verdict; the same run, suites and history are one verification, whatever the number of calls."""
+        with self._server.connect() as connection:
+            connection.execute(
+                "INSERT INTO verification (run_id, suite_digest, history_digest, decision, findings, not_judged, report)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (run_id, suite_digest, history_digest, decision, json.dumps(findings), json.dumps(not_judged), report),
+            )
+            _audit(connection, "verify", run_id, {"decision": decision, "suites": suite_digest[:12], "findings": len(findings)})
+
+    def standing(self, run_id: str) -> Standing:
+        """Where a run stands.
+
+        Raises:
+            UsageError: no such run was landed here.
+        """
+        with self._server.connect() as connection:
+            run = connection.execute("SELECT billing_period, landed_at FROM run WHERE run_id = %s", (run_id,)).fetchone()
+            if run is None:
+                raise UsageError(f"no run {run_id!r} is known here; `makegood verify` prints the run_id")
+            verdicts = connection.execute(
+                "SELECT decision, report FROM verification WHERE run_id = %s ORDER BY verification_id", (run_id,)
+            ).fetchall()
+            newer = connection.execute(
+                "SELECT r.run_id, EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) AS charged FROM run r"
+                " WHERE r.billing_period = %(period)s AND r.landed_at > %(landed)s"
+                " AND (EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id)"
+                "      OR (EXISTS (SELECT FROM verification v WHERE v.run_id = r.run_id AND v.decision = 'release')"
+                "          AND NOT EXISTS (SELECT FROM verification v WHERE v.run_id = r.run_id AND v.decision = 'hold')))"
+                " ORDER BY charged DESC, r.landed_at DESC LIMIT 1",
+                {"period": run[0], "landed": run[1]},
+            ).fetchone()
+            return Standing(
+                run_id=run_id,
+                billing_period=run[0],
+                verdicts=tuple(v[0] for v in verdicts),
+                decisions=_decisions(connection, run_id),
+                superseded_by=newer[0] if newer else None,
+                charged_by_other=bool(newer and newer[1]),
+                report=verdicts[-1][1] if verdicts else None,
+            )
+
+    def decide(self, run_id: str, *, kind: str, reason: str, login: str | None, password: str | None) -> tuple[Decision, ...]:
+        """Record one person's decision, the person being whoever `login` authenticates; returns all decisions on the run.
+
+        Raises:
+            UsageError: no login, a wrong password, no reason, or a login that may not decide.
+            GateClosed: the same person has decided this already; another one is needed.
+        """
+        if login is None:
+            raise UsageError("who decides? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+        if not reason.strip():
+            raise UsageError("a decision needs its reason: --reason TEXT")
+        with self._server.connect(login, password) as connection:
+            try:
+                connection.execute("INSERT INTO decision (run_id, kind, reason) VALUES (%s, %s, %s)", (run_id, kind, reason))
+            except psycopg.errors.UniqueViolation:
+                raise GateClosed(f"{login} has decided this already; a different person must agree") from None
+            except psycopg.errors.ForeignKeyViolation:
+                raise UsageError(f"no run {run_id!r} is known here") from None
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not decide on a run: {error.diag.message_primary}") from None
+            _audit(connection, kind, run_id, {"reason": reason})
+            return _decisions(connection, run_id)
+
+    def decide_for_airflow_user(self, run_id: str, *, kind: str, reason: str, user: str) -> tuple[Decision, ...]:
+        """Record what a user decided whom Airflow authenticated; the same person counts once, here and there.
+
+        Raises:
+            GateClosed: that person has decided this already.
+        """
+        with self._server.connect("makegood_airflow") as connection:
+            try:
+                connection.execute(
+                    "INSERT INTO decision (run_id, kind, reason, person) VALUES (%s, %s, %s, %s)", (run_id, kind, reason, user)
+                )
+            except psycopg.errors.UniqueViolation:
+                raise GateClosed(f"{user} has decided this already; a different person must agree") from None
+            _audit(connection, kind, run_id, {"reason": reason, "user": user})
+            return _decisions(connection, run_id)
+
+    def review(self, run_id: str, *, comment: str, login: str | None, password: str | None) -> None:
+        """Mark a run's report as read by the person `login` authenticates.
+
+        Raises:
+            UsageError: no login, or no such run.
+        """
+        if login is None:
+            raise UsageError("who has reviewed it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login")
+        with self._server.connect(login, password) as connection:
+            try:
+                connection.execute("INSERT INTO review (run_id, comment) VALUES (%s, %s)", (run_id, comment))
+            except psycopg.errors.ForeignKeyViolation:
+                raise UsageError(f"no run {run_id!r} is known here") from None
+            _audit(connection, "review", run_id, {"comment": comment})
+
+    def reviews(self, run_id: str) -> list[dict[str, Any]]:
+        """Who has read the run's reports: person, comment, at; oldest first."""
+        with self._server.connect() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            return cursor.execute(
+                "SELECT person, comment, recorded_at AS at FROM review WHERE run_id = %s ORDER BY review_id", (run_id,)
+            ).fetchall()
+
+    def order_sending(self, action: str, *, reason: str, login: str | None, password: str | None) -> None:
+        """Stop or resume all sending; the newest order rules. Without a login the service gives the order."""
+        with self._server.connect(login, password) as connection:
+            connection.execute("INSERT INTO sending_order (action, reason) VALUES (%s, %s)", (action, reason))
+            _audit(connection, action, "sending", {"reason": reason})
+
+    def stopped_by(self) -> tuple[str, datetime, str] | None:
+        """Who stopped sending, when and why; None while sending is allowed."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT action, person, recorded_at, reason FROM sending_order ORDER BY order_id DESC LIMIT 1"
+            ).fetchone()
+        return (row[1], row[2], row[3]) if row and row[0] == "stop" else None
+
+    def released_run(self, billing_period: str) -> str | None:
+        """The run that history takes for a period: the newest one whose charges were sent; None if none were."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT r.run_id FROM run r WHERE r.billing_period = %s"
+                " AND EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) ORDER BY r.landed_at DESC LIMIT 1",
+                (billing_period,),
+            ).fetchone()
+        return row[0] if row else None
+
+    def held_runs(self, billing_period: str) -> set[str]:
+        """Runs of a period that some verification held and that nobody released; never history."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT v.run_id FROM verification v JOIN run r USING (run_id) WHERE r.billing_period = %s"
+                " AND v.decision = 'hold' AND NOT EXISTS (SELECT FROM operation o WHERE o.scope = v.run_id)",
+                (billing_period,),
+            ).fetchall()
+        return {row[0] for row in rows}
+
+    def recent(self, limit: int = 200) -> list[dict[str, Any]]:
+        """The newest runs with their verdict, for the index of reports."""
+        with self._server.connect() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            return cursor.execute(
+                "SELECT run_id, r.billing_period, r.row_count, v.decision, v.report, v.verified_at,"
+                " (SELECT d.releasers FROM decided_run d WHERE d.run_id = r.run_id) AS releasers,"
+                " EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) AS charged,"
+                " EXISTS (SELECT FROM review w WHERE w.run_id = r.run_id) AS reviewed"
+                " FROM run r JOIN LATERAL (SELECT * FROM verification v WHERE v.run_id = r.run_id"
+                "   ORDER BY verification_id DESC LIMIT 1) v USING (run_id)"
+                " ORDER BY v.verified_at DESC LIMIT %s",
+                (limit,),
+            ).fetchall()
+
+    def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
+        """Append to the audit log as the service login."""
+        with self._server.connect() as connection:
+            _audit(connection, action, subject, detail)
+
+    def require_whole_audit(self) -> None:
+        """Check the audit log's chain of seals.
+
+        Raises:
+            FatalError: a row was removed or altered; names the first that does not follow.
+        """
+        with self._server.connect() as connection:
+            row = connection.execute("SELECT audit_id FROM audit_break").fetchone()
+        if row:
+            raise FatalError(f"the audit log is broken at row {row[0]}: a row before it was removed or altered")
+
+
+def history_digest(runs: Sequence[str]) -> str:
+    """One name for the history a run was judged against."""
+    return ",".join(runs) if runs else "none"
+
+
+def _decisions(connection: psycopg.Connection, run_id: str) -> tuple[Decision, ...]:
+    rows = connection.execute(
+        "SELECT kind, person, channel, reason, recorded_at FROM decision WHERE run_id = %s ORDER BY recorded_at", (run_id,)
+    )
+    return tuple(Decision(*row) for row in rows)
+
+
+def _audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)", (action, subject, json.dumps(detail, default=str))
+    )

@@ -1,0 +1,160 @@
+"""The one way money moves: due operations, intent, rail, outcome - in that order.
+
+Belongs here: sending the waves of one scope (a released run, an approved plan) so that a crash, a retry, a clear
+or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and the remediation's
+verbs). Each step is committed before the next begins:
+
+1. the operations exist, each under its idempotency key (the caller did that);
+2. the wave's file is written, read back, matched to the operations and recorded with its sequence number;
+3. the hand-over is recorded, then the file is handed over - repeating that is harmless, the acquirer takes a sequence
+   number once;
+4. the answers are recorded with their entries; whatever got none is unknown: looked up, never sent again.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.wave import StopRule
+from pipeline.errors import FatalError, OutcomeUnknown, SendingStopped
+from pipeline.ports import BatchFile, PaymentRail, Progress
+from pipeline.schema import OPERATION_SCHEMA
+
+ANSWER_TIMEOUT_SECONDS = 120.0
+"""How long a wave waits for its answers before its operations are called unknown: many times what the acquirer needs."""
+
+
+class Ledger(Protocol):
+    """What sending needs of the books; see `adapters.ledger` for each promise."""
+
+    def sending(self) -> Any: ...
+    def waves(self, scope: str) -> list[Any]: ...
+    def unanswered_hand_overs(self) -> list[tuple[str, Any]]: ...
+    def operations(self, scope: str, wave: int) -> pa.Table: ...
+    def cards(self, scope: str, wave: int) -> pa.Table: ...
+    def record_batch(self, scope: str, wave: int, file: BatchFile) -> int: ...
+    def record_event(self, batch_id: int, event: str, detail: str = "") -> None: ...
+    def record_answers(self, scope: str, wave: int, batch_id: int, answers: pa.Table, *, effective_on: date) -> None: ...
+    def unknown(self, scope: str) -> pa.Array: ...
+    def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None: ...
+    def tally(self, scope: str) -> Any: ...
+
+
+class KillSwitch(Protocol):
+    """Asked before every wave."""
+
+    def stopped_by(self) -> tuple[str, datetime, str] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Sends scopes over one rail.
+
+    Attributes:
+        effective_on: the business day the entries carry.
+        rule: when a wave's answers stop the line.
+    """
+
+    ledger: Ledger
+    rail: PaymentRail
+    switch: KillSwitch
+    effective_on: date
+    rule: StopRule
+    progress: Progress
+
+    def send(self, scope: str, *, only_wave: int | None = None) -> None:
+        """Send every wave of `scope` that has no answers yet (or only one of them), oldest first; look up the unknown first.
+
+        Calling it again after a crash, or twice at once, goes on where the first stopped.
+
+        Raises:
+            SendingStopped: a person stopped sending, or a stop rule was broken; what was sent is recorded.
+            FatalError: a file does not say what was meant, or the acquirer refused it; nothing of that wave went out.
+        """
+        with self.ledger.sending():
+            self._finish_hand_overs()
+            self.look_up_unknown(scope)
+            waves = self.ledger.waves(scope)
+            for index, wave in enumerate(waves):
+                self.progress("waves sent", index, len(waves))
+                if not wave.answered and only_wave in (None, wave.number):
+                    self._require_sending_allowed(scope)
+                    self._send_wave(scope, wave)
+            self.progress("waves sent", len(waves), len(waves))
+
+    def look_up_unknown(self, scope: str) -> None:
+        """Ask the acquirer what became of operations that were sent and never answered."""
+        references = self.ledger.unknown(scope)
+        if len(references):
+            self.ledger.resolve(scope, self.rail.inquire(references), effective_on=self.effective_on)
+
+    def _finish_hand_overs(self) -> None:
+        """Take up files of any scope whose hand-over was recorded and whose answers were not: a crash came between.
+
+        They come first because the acquirer takes sequence numbers in order, without a gap.
+        """
+        for scope, wave in self.ledger.unanswered_hand_overs():
+            self._require_sending_allowed(scope)
+            self._send_wave(scope, wave)
+
+    def _send_wave(self, scope: str, wave: Any) -> None:
+        operations = self.ledger.operations(scope, wave.number)
+        file, batch_id = wave.file, wave.batch_id
+        if not wave.handed_over:
+            file, batch_id = self._write(scope, wave, operations)
+            self.rail.introduce(self.ledger.cards(scope, wave.number))
+            self.ledger.record_event(batch_id, "handed_over")
+        self.rail.submit(file)
+        try:
+            answers = self.rail.poll(file, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+        except OutcomeUnknown:
+            answers = self.rail.inquire(operations["merchant_reference"].combine_chunks())
+        except FatalError as error:
+            self.ledger.record_event(batch_id, "rejected", str(error))
+            raise
+        self.ledger.record_answers(scope, wave.number, batch_id, answers, effective_on=self.effective_on)
+        self._apply_stop_rule(scope, wave.number, operations.num_rows, answers)
+
+    def _write(self, scope: str, wave: Any, operations: pa.Table) -> tuple[BatchFile, int]:
+        """The wave's file, read back and matched, and its batch id. A file left by a crash is never trusted, only replaced."""
+        if wave.batch_id is not None:
+            self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
+        file = self.rail.write(operations, sequence=self.rail.next_sequence(), echo=f"{scope} wave {wave.number}")
+        require_match(self.rail.read_back(file), operations, file)
+        return file, self.ledger.record_batch(scope, wave.number, file)
+
+    def _apply_stop_rule(self, scope: str, wave: int, total: int, answers: pa.Table) -> None:
+        declined = pc.sum(pc.equal(answers["status"], "declined")).as_py() or 0
+        succeeded = pc.sum(pc.equal(answers["status"], "succeeded")).as_py() or 0
+        broken = self.rule.broken_by(declined=declined, unknown=total - declined - succeeded, total=total)
+        if broken:
+            raise SendingStopped(f"{scope}: stopped after wave {wave}: {broken}. Look at the report, then release again to go on")
+
+    def _require_sending_allowed(self, scope: str) -> None:
+        order = self.switch.stopped_by()
+        if order:
+            person, at, reason = order
+            why = f" ({reason})" if reason else ""
+            raise SendingStopped(f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it")
+
+
+def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) -> None:
+    """Prove that the file says what was meant, operation by operation: this is where a wrong month slips in.
+
+    Raises:
+        FatalError: count, total or any field of any operation differs.
+    """
+    said = read_back.select(OPERATION_SCHEMA.names).sort_by("merchant_reference")
+    meant = operations.sort_by("merchant_reference")
+    said_total, meant_total = (pc.sum(t["amount_minor"]).as_py() or 0 for t in (said, meant))
+    if said.num_rows != meant.num_rows or said_total != meant_total:
+        raise FatalError(
+            f"{file.path.name} says {said.num_rows} operations of {said_total} in all; meant were {meant.num_rows} of {meant_total}."
+            " It was not sent"
+        )
+    for name in OPERATION_SCHEMA.names:
+        if name != "kind" and not said[name].combine_chunks().equals(meant[name].combine_chunks()):
+            raise FatalError(f"{file.path.name} differs from what was meant in {name}; it was not sent")

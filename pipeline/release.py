@@ -1,0 +1,126 @@
+"""Release a run: its positive charges become operations and go to the acquirer, once; or say why not.
+
+Belongs here: who and what allows a run to be charged, and what of it is due. Does not: judging data (`verify`)
+or sending (`execution`). Releasing twice, by any path, charges once: the operations' keys are business facts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipeline.core.billing_period import BillingCalendar, BillingPeriod
+from pipeline.errors import GateClosed, OutsideWindow
+from pipeline.execution import Sender
+from pipeline.ports import Due, LandedRun
+
+PEOPLE_NEEDED = 2
+"""Different authenticated people who must agree to charge a run that the gate or the calendar holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a run has come to, over all calls.
+
+    Attributes:
+        charged, declined, unknown, not_sent: operations by state.
+        amount_minor: what was charged.
+        not_charged: rows that became no operation in this call, by reason.
+    """
+
+    run_id: str
+    charged: int
+    declined: int
+    unknown: int
+    not_sent: int
+    amount_minor: int
+    not_charged: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Books(Protocol):
+    """What a release needs of the ledger beside sending."""
+
+    def charged(self, billing_period: str) -> pa.Table: ...
+    def intend(self, scope: str, operations: pa.Table, *, effective_on: date) -> None: ...
+    def releasing(self, billing_period: str) -> Any: ...
+    def tally(self, scope: str) -> Any: ...
+
+
+def require_allowed(standing: Any, calendar: BillingCalendar, day: date) -> str:
+    """Why this run may be charged on `day`: "the gate and the calendar" or the names of the people who decided.
+
+    Raises:
+        GateClosed: it was not verified, is held, was rejected or superseded.
+        OutsideWindow: the gate released it, but the calendar expects another period on that day.
+    """
+    run_id = standing.run_id
+    if standing.charged_by_other:
+        raise GateClosed(f"{run_id} is superseded: {standing.superseded_by} has already been charged for {standing.billing_period}")
+    if standing.rejecters:
+        raise GateClosed(f"{run_id} was rejected by {' and '.join(standing.rejecters)}; send a corrected file")
+    if len(standing.releasers) >= PEOPLE_NEEDED:
+        return " and ".join(standing.releasers)
+    ask = (
+        f"two different people can release it all the same: `makegood run decide {run_id} --release --reason TEXT`"
+        f" ({len(standing.releasers)} of {PEOPLE_NEEDED} have)"
+    )
+    if not standing.verdicts:
+        raise GateClosed(f"{run_id} has not been verified; run `makegood verify` first")
+    if "hold" in standing.verdicts:
+        raise GateClosed(f"{run_id} is held; its report says why. Send a corrected file, or {ask}")
+    if standing.superseded_by:
+        raise GateClosed(f"{run_id} is superseded by {standing.superseded_by}, which passed the gate later; release that one, or {ask}")
+    expected = calendar.expected(day)
+    if expected != BillingPeriod.parse(standing.billing_period):
+        says = f"expects {expected}" if expected else "charges nothing"
+        raise OutsideWindow(
+            f"{run_id} passed the gate, but on {day} the billing calendar {says}, not {standing.billing_period}. With the"
+            f" practice acquirer pass --as-of with a day of that period; otherwise {ask}"
+        )
+    return "the gate and the billing calendar"
+
+
+def prepare(
+    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due], effective_on: date
+) -> dict[str, dict[str, int]]:
+    """Commit the run's due charges as operations; returns every class of row with its count and amount.
+
+    Repeating it finds them charged already. One preparation of a period at a time.
+    """
+    with ledger.releasing(run.billing_period):
+        due = find_due(run, ledger.charged(run.billing_period))
+        if due.operations.num_rows:
+            ledger.intend(run.run_id, due.operations, effective_on=effective_on)
+    return due.classes
+
+
+def release(
+    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due], sender: Sender
+) -> Released:
+    """Prepare and send a run that `require_allowed` allowed.
+
+    Raises:
+        SendingStopped, FatalError, RetriableError: as `execution.Sender.send`; calling again goes on.
+    """
+    classes = prepare(run, ledger=ledger, find_due=find_due, effective_on=sender.effective_on)
+    sender.send(run.run_id)
+    return outcome(run.run_id, ledger=ledger, classes=classes)
+
+
+def outcome(run_id: str, *, ledger: Books, classes: dict[str, dict[str, int]] | None = None) -> Released:
+    """What a run has come to so far."""
+    tally = ledger.tally(run_id)
+    return Released(
+        run_id=run_id,
+        charged=tally.count("succeeded"),
+        declined=tally.count("declined"),
+        unknown=tally.count("unknown") + tally.count("sent"),
+        not_sent=tally.count("not_sent"),
+        amount_minor=tally.amount_minor("succeeded"),
+        not_charged={name: figures for name, figures in (classes or {}).items() if name != "due"},
+    )

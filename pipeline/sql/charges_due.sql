@@ -1,0 +1,26 @@
+-- What a landed run still owes the acquirer: its positive charges, classed, keyed and cut into waves.
+--
+-- Views given: landed (the run's Parquet), charged (customer_id, bill_cycle, amount_minor already charged for the period).
+-- Parameters: $billing_period, $canary, $second (canary sizes), $wave_size.
+-- A class is a reason: only 'due' is charged, everything else is counted by name so that no row is lost.
+CREATE OR REPLACE TEMP TABLE classed AS
+WITH counted AS (
+    SELECT *, count(*) OVER (PARTITION BY customer_id, bill_cycle) AS same_key FROM landed
+)
+SELECT
+    l.customer_id, l.bill_cycle, l.charge_id, l.amount_minor, l.currency, l.payment_method, l.issuer, l.instrument_token,
+    c.amount_minor AS charged_minor,
+    CASE
+        WHEN l.customer_id IS NULL OR l.bill_cycle IS NULL OR l.charge_id IS NULL OR l.amount_minor IS NULL
+             OR l.currency IS NULL OR l.payment_method IS NULL OR l.issuer IS NULL OR l.instrument_token IS NULL
+             THEN 'incomplete'
+        WHEN regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
+        WHEN l.same_key > 1 THEN 'ambiguous'
+        WHEN l.amount_minor = 0 THEN 'zero'
+        WHEN l.amount_minor < 0 THEN 'credit'
+        WHEN c.amount_minor = l.amount_minor THEN 'already_charged'
+        WHEN c.amount_minor IS NOT NULL THEN 'correction'
+        ELSE 'due'
+    END AS class
+FROM counted l
+LEFT JOIN charged c ON c.customer_id = l.customer_id AND c.bill_cycle = l.bill_cycle;
