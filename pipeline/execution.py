@@ -37,7 +37,9 @@ class Ledger(Protocol):
     def cards(self, scope: str, wave: int) -> pa.Table: ...
     def record_batch(self, scope: str, wave: int, file: BatchFile) -> int: ...
     def record_event(self, batch_id: int, event: str, detail: str = "") -> None: ...
-    def record_answers(self, scope: str, wave: int, batch_id: int, answers: pa.Table, *, effective_on: date) -> None: ...
+    def record_answers(
+        self, scope: str, wave: int, batch_id: int, answers: pa.Table, *, effective_on: date
+    ) -> None: ...
     def unknown(self, scope: str) -> pa.Array: ...
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None: ...
     def tally(self, scope: str) -> Any: ...
@@ -131,14 +133,18 @@ class Sender:
         succeeded = pc.sum(pc.equal(answers["status"], "succeeded")).as_py() or 0
         broken = self.rule.broken_by(declined=declined, unknown=total - declined - succeeded, total=total)
         if broken:
-            raise SendingStopped(f"{scope}: stopped after wave {wave}: {broken}. Look at the report, then release again to go on")
+            raise SendingStopped(
+                f"{scope}: stopped after wave {wave}: {broken}. Look at the report, then release again to go on"
+            )
 
     def _require_sending_allowed(self, scope: str) -> None:
         order = self.switch.stopped_by()
         if order:
             person, at, reason = order
             why = f" ({reason})" if reason else ""
-            raise SendingStopped(f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it")
+            raise SendingStopped(
+                f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it"
+            )
 
 
 def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) -> None:

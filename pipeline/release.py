@@ -60,7 +60,9 @@ def require_allowed(standing: Any, calendar: BillingCalendar, day: date) -> str:
     """
     run_id = standing.run_id
     if standing.charged_by_other:
-        raise GateClosed(f"{run_id} is superseded: {standing.superseded_by} has already been charged for {standing.billing_period}")
+        raise GateClosed(
+            f"{run_id} is superseded: {standing.superseded_by} has already been charged for {standing.billing_period}"
+        )
     if standing.rejecters:
         raise GateClosed(f"{run_id} was rejected by {' and '.join(standing.rejecters)}; send a corrected file")
     if len(standing.releasers) >= PEOPLE_NEEDED:
@@ -74,7 +76,9 @@ def require_allowed(standing: Any, calendar: BillingCalendar, day: date) -> str:
     if "hold" in standing.verdicts:
         raise GateClosed(f"{run_id} is held; its report says why. Send a corrected file, or {ask}")
     if standing.superseded_by:
-        raise GateClosed(f"{run_id} is superseded by {standing.superseded_by}, which passed the gate later; release that one, or {ask}")
+        raise GateClosed(
+            f"{run_id} is superseded by {standing.superseded_by}, which passed the gate later; release that one, or {ask}"
+        )
     expected = calendar.expected(day)
     if expected != BillingPeriod.parse(standing.billing_period):
         says = f"expects {expected}" if expected else "charges nothing"

@@ -42,4 +42,6 @@ def copy_out(connection: psycopg.Connection, query: sql.Composable, schema: pa.S
     convert = pacsv.ConvertOptions(
         column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
     )
-    return pacsv.read_csv(sink, pacsv.ReadOptions(column_names=schema.names), pacsv.ParseOptions(newlines_in_values=True), convert)
+    return pacsv.read_csv(
+        sink, pacsv.ReadOptions(column_names=schema.names), pacsv.ParseOptions(newlines_in_values=True), convert
+    )

@@ -96,7 +96,9 @@ class PostgresLedger:
             try:
                 connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (name,))
             except psycopg.errors.LockNotAvailable:
-                raise RetriableError("another release or remediation is at work; try again when it has finished") from None
+                raise RetriableError(
+                    "another release or remediation is at work; try again when it has finished"
+                ) from None
             yield  # the lock goes with the connection, also when this process dies
 
     def charged(self, billing_period: str) -> pa.Table:
@@ -118,9 +120,13 @@ class PostgresLedger:
             try:
                 copy_in(connection, "operation", operations.to_batches(), OPERATION_COLUMNS)
             except psycopg.errors.UniqueViolation as error:
-                raise FatalError(f"{scope}: a customer would be charged twice ({error.diag.constraint_name}); nothing written") from None
+                raise FatalError(
+                    f"{scope}: a customer would be charged twice ({error.diag.constraint_name}); nothing written"
+                ) from None
             for kind, postings in ON_INTENT.items():
-                where = sql.SQL("FROM operation WHERE scope = {} AND kind = {}").format(sql.Literal(scope), sql.Literal(kind))
+                where = sql.SQL("FROM operation WHERE scope = {} AND kind = {}").format(
+                    sql.Literal(scope), sql.Literal(kind)
+                )
                 _post(connection, postings, where, effective_on)
 
     def waves(self, scope: str) -> list[Wave]:
@@ -215,9 +221,20 @@ class PostgresLedger:
         """Counts and amounts of a scope by state."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT state, count(*), sum(amount_minor)::bigint FROM operation_state WHERE scope = %s GROUP BY state", (scope,)
+                "SELECT state, count(*), sum(amount_minor)::bigint FROM operation_state WHERE scope = %s GROUP BY state",
+                (scope,),
             ).fetchall()
         return Tally({r[0]: r[1] for r in rows}, {r[0]: r[2] for r in rows})
+
+    def balances(self) -> list[dict]:
+        """What stands on every account, by currency; the sum over accounts is zero by construction."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT account::text, currency, balance_minor::bigint FROM balance ORDER BY account"
+            ).fetchall()
+        return [
+            {"account": account, "currency": currency, "balance_minor": balance} for account, currency, balance in rows
+        ]
 
     def unfinished(self) -> list[dict]:
         """Scopes that hold operations not sent, sent or unknown: what `stop` reports, by name."""
@@ -237,7 +254,9 @@ def _wave(row: tuple) -> Wave:
     return Wave(number, batch_id, file, handed_over=bool(handed_over), answered=bool(answered))
 
 
-def _record(connection: psycopg.Connection, scope: str, answers: pa.Table, effective_on: date, *, wave: int | None) -> None:
+def _record(
+    connection: psycopg.Connection, scope: str, answers: pa.Table, effective_on: date, *, wave: int | None
+) -> None:
     connection.execute(
         "CREATE TEMP TABLE answer (merchant_reference uuid PRIMARY KEY, status text, reason text, payment_id text, amount_minor bigint)"
         " ON COMMIT DROP"
@@ -281,7 +300,9 @@ def _require_ours(connection: psycopg.Connection, scope: str, wave: int | None) 
         )
 
 
-def _post(connection: psycopg.Connection, postings: tuple[Posting, ...], where: sql.Composable, effective_on: date) -> None:
+def _post(
+    connection: psycopg.Connection, postings: tuple[Posting, ...], where: sql.Composable, effective_on: date
+) -> None:
     for posting in postings:
         connection.execute(
             sql.SQL(
@@ -299,5 +320,6 @@ def _post(connection: psycopg.Connection, postings: tuple[Posting, ...], where: 
 
 def _event(connection: psycopg.Connection, batch_id: int, event: str, detail: str) -> None:
     connection.execute(
-        "INSERT INTO batch_event (batch_id, event, detail) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", (batch_id, event, detail)
+        "INSERT INTO batch_event (batch_id, event, detail) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (batch_id, event, detail),
     )

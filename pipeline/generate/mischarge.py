@@ -3,6 +3,7 @@
 Belongs here: deriving a wrong source from a right one. Does not: judging or repairing it.
 """
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,28 @@ def with_earlier_amounts(
             writer.append(path.name, _exchange(charges, earlier, pc.index_in(_account_keys(charges), earlier_keys)))
             progress(f"{period} with the amounts of {amounts_of}", done, len(files))
     return writer.written
+
+
+def with_wrong_month(
+    source: Path,
+    out: Path,
+    *,
+    period: BillingPeriod,
+    amounts_of: BillingPeriod,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> WrittenPeriod:
+    """A whole source whose `period` carries the amounts of `amounts_of`: that month wrong, the months before it as they are.
+
+    Arguments, result and errors are those of `with_earlier_amounts`.
+    """
+    written = with_earlier_amounts(
+        source, out, period=period, amounts_of=amounts_of, overwrite=overwrite, progress=progress
+    )
+    for folder in sorted(source.glob("billing_period=*")):
+        if folder.name < period_folder(source, period).name:
+            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
+    return written
 
 
 def _charge_files(source: Path, period: BillingPeriod) -> list[Path]:

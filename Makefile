@@ -1,0 +1,50 @@
+# What a newcomer types. `make demo` and `make test` do all the set-up themselves.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The first interpreter that runs and is 3.11, 3.12 or 3.13.
+FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11; do \
+	  if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
+
+.PHONY: help setup demo test test-fast lint airflow bench lock clean
+.DEFAULT_GOAL := help
+
+help:                ## this list
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# A venv is ready when its stamp is newer than the lock. Bytecode is compiled at installation: without it every start of
+# Airflow or Great Expectations would spend some ten seconds on compiling.
+$(VENV)/.ready: requirements.txt requirements-uv.txt pyproject.toml
+	@p=$$($(FIND_PYTHON)); test -n "$$p" || { echo "Makegood needs Python 3.11, 3.12 or 3.13 on the PATH"; exit 1; }; \
+	 test -x $(PYTHON) || $$p -m venv $(VENV)
+	@echo "installing from the lock ..."
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.ready ## .venv with everything in the lock
+
+demo: setup          ## the main job on 30,000 real bills: verify, hold the wrong month, charge the right one
+	@MAKEGOOD_BIN=$(VENV)/bin/makegood bash tools/demo.sh
+
+test: setup lint     ## everything CI runs
+	@$(PYTHON) -m pytest
+
+test-fast: setup     ## without the slow ones
+	@$(PYTHON) -m pytest -m "not slow"
+
+lint: setup          ## style and import rules
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+airflow: setup       ## the whole of Airflow on the embedded PostgreSQL, on this machine's loopback address; Ctrl-C stops it
+	@$(PYTHON) -m dags.server
+
+bench: setup         ## measured comparisons, as ratios within one run
+	@$(PYTHON) -m bench
+
+lock: setup          ## resolve pyproject.toml anew into the hashed lock
+	@$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.txt
+
+clean:               ## remove everything that was generated, keep the sample
+	@git clean -fdXq -e '!.venv'

@@ -1,0 +1,300 @@
+"""The composition root: which adapter stands behind which port, and the stages in the order they happen.
+
+Belongs here: opening what the settings name, and handing one stage's result to the next. Does not: any rule of
+a stage. The command line and the DAGs both call `Makegood`; so a night in Airflow and a command typed by hand
+take the same path.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline import extract as extract_stage
+from pipeline import release as release_stage
+from pipeline import report as report_stage
+from pipeline import verify as verify_stage
+from pipeline.adapters import postgres
+from pipeline.adapters.charges_due import find_due
+from pipeline.adapters.engine import Engine
+from pipeline.adapters.lake import ParquetLake
+from pipeline.adapters.ledger import PostgresLedger
+from pipeline.adapters.rails.adyen_batch import PracticeRail
+from pipeline.adapters.runs import Register, history_digest
+from pipeline.adapters.sources import open_source
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.verdict import Verification
+from pipeline.core.wave import StopRule
+from pipeline.errors import FatalError, UsageError
+from pipeline.execution import Sender
+from pipeline.ports import HistoryPeriod, LandedRun, PaymentRail, Progress, no_progress
+from pipeline.settings import Settings
+
+HISTORY_MONTHS = 12
+"""Earlier periods a run is compared with: a full year shows every yearly tariff once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A run with its verdict and the page about it."""
+
+    run: LandedRun
+    verification: Verification
+    report: Path
+
+
+class Makegood:
+    """One installation, opened.
+
+    Args:
+        settings: where things are.
+        as_of: the simulated instant (time-zone aware); None means now. Only the practice acquirer accepts one.
+        progress: told as long work goes on.
+    """
+
+    def __init__(self, settings: Settings, *, as_of: datetime | None = None, progress: Progress = no_progress) -> None:
+        self.settings = settings
+        self._as_of = as_of
+        self.progress = progress
+        self.lake = ParquetLake(settings.lake)
+
+    @cached_property
+    def server(self) -> postgres.Server:
+        return postgres.open_server(self.settings)
+
+    @cached_property
+    def register(self) -> Register:
+        return Register(self.server)
+
+    @cached_property
+    def ledger(self) -> PostgresLedger:
+        return PostgresLedger(self.server)
+
+    @property
+    def as_of(self) -> datetime:
+        """The instant stages work at."""
+        return self._as_of or datetime.now(UTC)
+
+    @property
+    def business_day(self) -> date:
+        """The day it is in the business time zone."""
+        return self.as_of.astimezone(self.settings.timezone).date()
+
+    # -- extract and verify -------------------------------------------------------------------------------------
+
+    def periods(self, source: str) -> list[BillingPeriod]:
+        """The periods that a folder of charge files holds."""
+        return extract_stage.periods_available(open_source(source))
+
+    def extract(
+        self, source: str, period: BillingPeriod, *, query: str | None = None, for_history: bool = False
+    ) -> extract_stage.Extracted:
+        """Land a period and make it known; see `extract.extract`."""
+        landed = extract_stage.extract(
+            open_source(source, query=query),
+            period,
+            lake=self.lake,
+            progress=self.progress,
+            trust_unchanged_files=for_history,
+        )
+        if landed.run is not None:
+            self.register.record_run(landed.run)
+        return landed
+
+    def history(self, run: LandedRun, source: str, *, query: str | None = None) -> list[HistoryPeriod]:
+        """The earlier months a run is compared with, latest first.
+
+        A month is what was released of it; else what the source holds, else what last landed - both unverified.
+        Held runs are never history.
+        """
+        period = BillingPeriod.parse(run.billing_period)
+        on_offer = set(self.periods(source)) if query is None else set()
+        earlier = (period.plus(-months) for months in range(1, HISTORY_MONTHS + 1))
+        found = (self._history_of(month, source, query, on_offer) for month in earlier)
+        return [month for month in found if month is not None]
+
+    def _history_of(
+        self, month: BillingPeriod, source: str, query: str | None, on_offer: set[BillingPeriod]
+    ) -> HistoryPeriod | None:
+        released = self.register.released_run(str(month))
+        if released is not None:
+            run = self._landed(released)
+            return HistoryPeriod(str(month), run.run_id, run.path, "released")
+        held = self.register.held_runs(str(month))
+        candidates = self.lake.runs(str(month))
+        if month in on_offer or query is not None:
+            landed = self.extract(source, month, query=query, for_history=True).run
+            candidates = [*candidates, *([landed] if landed else [])]
+        usable = [run for run in candidates if run.run_id not in held and run.row_count]
+        return HistoryPeriod(str(month), usable[-1].run_id, usable[-1].path, "unverified") if usable else None
+
+    def verify(self, run_id: str, source: str, *, query: str | None = None) -> Judged:
+        """Judge a landed run against its history and write its report."""
+        run = self._landed(run_id)
+        history = self.history(run, source, query=query)
+        folder = self.settings.reports / run.run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        with Engine() as engine:
+            verification = verify_stage.verify(
+                run,
+                history,
+                engine=engine,
+                suites=self.settings.suites,
+                report_dir=folder,
+                as_of=self.as_of,
+                progress=self.progress,
+            )
+        verification.save(folder)
+        self.register.record_verification(
+            run.run_id,
+            suite_digest=verification.suite_digest,
+            history_digest=history_digest([month.run_id for month in history]),
+            decision=verification.decision,
+            findings=[asdict(finding) for finding in verification.findings],
+            not_judged=[asdict(item) for item in verification.not_judged],
+            report=str((folder / REPORT_NAME).relative_to(self.settings.home)),
+        )
+        return Judged(run, verification, self.render(run.run_id))
+
+    # -- report and decide --------------------------------------------------------------------------------------
+
+    def render(self, run_id: str) -> Path:
+        """Write the run's report anew, with what people said and what was charged since; returns its path."""
+        folder = self.settings.reports / run_id
+        try:
+            verification = Verification.load(folder)
+        except FileNotFoundError:
+            raise UsageError(f"{run_id} has not been verified here; run `makegood verify` first") from None
+        standing = self.register.standing(run_id)
+        tally = release_stage.outcome(run_id, ledger=self.ledger)
+        sent = tally.charged + tally.declined + tally.unknown + tally.not_sent
+        path = report_stage.write(
+            verification,
+            folder / REPORT_NAME,
+            reviews=self.register.reviews(run_id),
+            decisions=[asdict(decision) for decision in standing.decisions],
+            outcome=tally.to_json() if sent else None,
+        )
+        report_stage.write_index(self.settings.reports, self.register.recent())
+        return path
+
+    def decide(self, run_id: str, *, kind: str, reason: str) -> dict[str, Any]:
+        """Record the decision of the person whose login the settings carry; returns where the decision stands."""
+        self.register.decide(
+            run_id, kind=kind, reason=reason, login=self.settings.login, password=self.settings.password
+        )
+        return self._decided(run_id)
+
+    def decide_for_airflow_user(self, run_id: str, *, kind: str, reason: str, user: str) -> dict[str, Any]:
+        """Record the decision of a user whom Airflow authenticated."""
+        self.register.decide_for_airflow_user(run_id, kind=kind, reason=reason, user=user)
+        return self._decided(run_id)
+
+    def _decided(self, run_id: str) -> dict[str, Any]:
+        with contextlib.suppress(UsageError):
+            self.render(run_id)
+        standing = self.register.standing(run_id)
+        agreed = len(standing.releasers) >= release_stage.PEOPLE_NEEDED and not standing.rejecters
+        return {
+            "run_id": run_id,
+            "state": "rejected" if standing.rejecters else "released" if agreed else "waiting for another person",
+            "released_by": list(standing.releasers),
+            "rejected_by": list(standing.rejecters),
+            "people_needed": release_stage.PEOPLE_NEEDED,
+        }
+
+    def review(self, run_id: str, comment: str) -> Path:
+        """Mark the run's report as reviewed by the person whose login the settings carry; returns the report's path."""
+        self.register.review(run_id, comment=comment, login=self.settings.login, password=self.settings.password)
+        return self.render(run_id)
+
+    # -- release ------------------------------------------------------------------------------------------------
+
+    def require_release_allowed(self, run_id: str) -> str:
+        """Who or what allows the run to be charged now; raises as `release.require_allowed`."""
+        return release_stage.require_allowed(self.register.standing(run_id), self.settings.calendar, self.business_day)
+
+    def prepare_release(self, run_id: str) -> list[int]:
+        """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
+        authority = self.require_release_allowed(run_id)
+        release_stage.prepare(
+            self._landed(run_id), ledger=self.ledger, find_due=find_due, effective_on=self.business_day
+        )
+        self.register.audit("release", run_id, {"allowed_by": authority})
+        return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
+
+    def send_wave(self, run_id: str, wave: int) -> release_stage.Released:
+        """Send one prepared wave of a run, unless it has its answers already."""
+        self.require_release_allowed(run_id)
+        with self.rail() as rail:
+            self._sender(rail).send(run_id, only_wave=wave)
+        return release_stage.outcome(run_id, ledger=self.ledger)
+
+    def release(self, run_id: str) -> release_stage.Released:
+        """Charge what the run still owes the acquirer; calling it again charges nothing twice."""
+        authority = self.require_release_allowed(run_id)
+        self.register.audit("release", run_id, {"allowed_by": authority})
+        try:
+            with self.rail() as rail:
+                return release_stage.release(
+                    self._landed(run_id), ledger=self.ledger, find_due=find_due, sender=self._sender(rail)
+                )
+        finally:
+            with contextlib.suppress(UsageError):
+                self.render(run_id)
+
+    def preview_release(self, run_id: str) -> dict[str, Any]:
+        """What a release would charge, by class of row; writes and sends nothing."""
+        run = self._landed(run_id)
+        classes = find_due(run, self.ledger.charged(run.billing_period)).classes
+        return {"run_id": run_id, "due": {"rows": 0, "amount_minor": 0}} | classes
+
+    def stop(self, reason: str) -> dict[str, Any]:
+        """Halt all sending within one wave; returns what is left, by name."""
+        self.register.order_sending("stop", reason=reason, login=self.settings.login, password=self.settings.password)
+        return {"sending": "stopped", "left": self.ledger.unfinished()}
+
+    def resume(self, reason: str) -> dict[str, Any]:
+        """Allow sending again."""
+        self.register.order_sending("resume", reason=reason, login=self.settings.login, password=self.settings.password)
+        return {"sending": "allowed", "left": self.ledger.unfinished()}
+
+    def add_person(self, name: str, role: str, *, admin_url: str | None) -> dict[str, str]:
+        """Give a person a login; with the embedded server its password is made and kept in a file."""
+        if admin_url is None and self.settings.database_url:
+            raise UsageError("on your own server pass --admin-url with a login that may create roles")
+        passwords = None if admin_url else self.server.passwords
+        postgres.add_person(admin_url or postgres.superuser_url(self.settings), passwords, name, f"makegood_{role}")
+        where = f"password in {passwords / name}" if passwords else "set a password on your server"
+        return {"login": name, "role": role, "password": where}
+
+    @contextlib.contextmanager
+    def rail(self) -> Iterator[PaymentRail]:
+        """The rail to the acquirer, told what time it is."""
+        with PracticeRail(self.settings.acquirer) as rail:
+            if self._as_of is not None and not rail.simulated:
+                raise FatalError("a real acquirer knows its own time: --as-of works with the practice acquirer alone")
+            rail.set_clock(self._as_of)
+            yield rail
+
+    def _sender(self, rail: PaymentRail) -> Sender:
+        return Sender(self.ledger, rail, self.register, self.business_day, StopRule(), self.progress)
+
+    def _landed(self, run_id: str) -> LandedRun:
+        run = self.lake.find(run_id)
+        if run is None:
+            raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
+        return run
+
+
+REPORT_NAME = "report.html"
+
+
+def open_makegood(
+    *, as_of: datetime | None = None, progress: Progress = no_progress, settings: Settings | None = None
+) -> Makegood:
+    """The installation that the environment describes."""
+    return Makegood(settings or Settings.from_environment(), as_of=as_of, progress=progress)

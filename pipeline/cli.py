@@ -1,0 +1,430 @@
+"""`makegood`: the command line, one small function per command.
+
+Belongs here: arguments, what is printed, exit codes. Does not: any work - that is `bootstrap.Makegood`. Progress goes
+to standard error; with `--json` exactly one JSON object goes to standard output, also when the command fails.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.money import format_minor
+from pipeline.errors import GateClosed, MakegoodError, UsageError
+from pipeline.progress import StageProgress
+from pipeline.settings import Settings
+
+EXIT_CODES = """exit codes: 0 done, or released; 3 held, or outside its window;
+            2 bad usage, or input that cannot be read faithfully; 1 anything else"""
+
+HELD = GateClosed.exit_code
+WAITING = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    with StageProgress(quiet=arguments.quiet) as progress:
+        try:
+            result, code = arguments.command(arguments, progress)
+        except MakegoodError as error:
+            result, code = {"error": str(error), "kind": type(error).__name__}, error.exit_code
+        except KeyboardInterrupt:
+            result, code = {"error": "interrupted; calling the same command again goes on where it stopped"}, 1
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, default=str))  # noqa: T201
+    elif "error" in result:
+        sys.stderr.write(f"makegood: {result['error']}\n")
+    else:
+        print(arguments.show(result))  # noqa: T201
+    return code
+
+
+# -- commands: each returns what --json prints, and the exit code ---------------------------------------------------
+
+
+def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    app = _open(arguments, progress)
+    period, source = _period(arguments.period), _source(arguments.source)
+    landed = app.extract(source, period, query=_query(arguments.query))
+    if landed.run is None:
+        names = ", ".join(landed.waiting_for)
+        return {"decision": "wait", "waiting_for": list(landed.waiting_for), "findings": [], "releasable": [],
+                "explanation": f"{period} is not complete yet: waiting for {names}; nothing was landed"}, WAITING  # fmt: skip
+    judged = app.verify(landed.run.run_id, source, query=_query(arguments.query))
+    result = judged.verification.to_json(str(judged.report))
+    return result, 0 if result["decision"] == "release" else HELD
+
+
+def _show_verify(result: dict) -> str:
+    if result["decision"] == "wait":
+        return result["explanation"]
+    lines = [f"{result['run_id']}: {'RELEASE' if result['decision'] == 'release' else 'HOLD'}"]
+    lines += [f"  [{f['severity']}] {f['explanation']}" for f in result["findings"]]
+    if result["decision"] == "hold" and result["releasable"]:
+        lines.append(f"  could go: {', '.join(result['releasable'])}")
+    if result["not_judged"]:
+        lines.append(f"  {len(result['not_judged'])} checks could not be judged; the report says why")
+    return "\n".join([*lines, f"report: {result['report']}"])
+
+
+def _release(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    app = _open(arguments, progress)
+    if arguments.dry_run:
+        return app.preview_release(arguments.run), 0
+    return app.release(arguments.run).to_json(), 0
+
+
+def _show_release(result: dict) -> str:
+    if "due" in result:
+        return f"{result['run_id']}: would charge {result['due']['rows']} customers {result['due']['amount_minor']} minor units"
+    lines = [
+        f"{result['run_id']}: {result['charged']} charged ({result['amount_minor']} minor units), {result['declined']} declined, "
+        f"{result['unknown']} unknown"
+    ]
+    lines += [f"  not charged, {reason}: {figures['rows']}" for reason, figures in result["not_charged"].items()]
+    if result["unknown"]:
+        lines.append("  unknown ones are looked up when this command is called again; nothing is sent twice")
+    return "\n".join(lines)
+
+
+def _decide(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    kind = "release" if arguments.release else "reject"
+    result = _open(arguments, progress).decide(arguments.run, kind=kind, reason=arguments.reason)
+    return result, 0
+
+
+def _show_decide(result: dict) -> str:
+    people = ", ".join(result["released_by"] + result["rejected_by"]) or "nobody"
+    return f"{result['run_id']}: {result['state']} (decided by {people})"
+
+
+def _list_runs(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    return {"runs": _open(arguments, progress).register.recent(arguments.limit)}, 0
+
+
+def _show_runs(result: dict) -> str:
+    if not result["runs"]:
+        return "no run has been verified here yet"
+    return "\n".join(
+        f"{r['run_id']}  {r['decision']:8}{'charged' if r['charged'] else 'not charged':12}"
+        f"{'reviewed' if r['reviewed'] else '':9} {r['row_count']:>10} rows  {r['report']}"
+        for r in result["runs"]
+    )
+
+
+def _report(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    app = _open(arguments, progress)
+    path = app.review(arguments.run, arguments.reviewed) if arguments.reviewed else app.render(arguments.run)
+    return {"run_id": arguments.run, "report": str(path)}, 0
+
+
+def _stop(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    return _open(arguments, progress).stop(arguments.reason), 0
+
+
+def _resume(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    return _open(arguments, progress).resume(arguments.reason), 0
+
+
+def _show_sending(result: dict) -> str:
+    left = [f"  {item['scope']}: {item['operations']} {item['state'].replace('_', ' ')}" for item in result["left"]]
+    return "\n".join([f"sending is {result['sending']}", *(left or ["  nothing is left to send or look up"])])
+
+
+def _generate(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    from pipeline.generate import Behaviour, generate
+
+    written = generate(
+        Path(arguments.out),
+        customers=arguments.customers,
+        first_period=_period(arguments.first_period),
+        months=arguments.months,
+        seed=arguments.seed,
+        behaviour=Behaviour(flat_share=arguments.flat_share, monthly_churn=arguments.monthly_churn),
+        currency=arguments.currency,
+        contacts=arguments.contacts,
+        overwrite=arguments.overwrite,
+        progress=progress,
+    )
+    return {
+        "source": str(Path(arguments.out).resolve()),
+        "periods": [str(period.billing_period) for period in written],
+    }, 0
+
+
+def _mischarge(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    from pipeline.generate import with_wrong_month
+
+    with_wrong_month(
+        Path(arguments.source),
+        Path(arguments.out),
+        period=_period(arguments.period),
+        amounts_of=_period(arguments.amounts_of),
+        overwrite=arguments.overwrite,
+        progress=progress,
+    )
+    return {"source": str(Path(arguments.out).resolve()), "periods": [arguments.period]}, 0
+
+
+def _show_source(result: dict) -> str:
+    return f"{result['source']}: {', '.join(result['periods'])}"
+
+
+def _add_person(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    return _open(arguments, progress).add_person(arguments.name, arguments.role, admin_url=arguments.admin_url), 0
+
+
+def _show_person(result: dict) -> str:
+    return f"{result['login']} may log in as {result['role']}; {result['password']}"
+
+
+def _set_up_database(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    from pipeline.adapters import postgres
+
+    postgres.set_up(arguments.admin_url, None)
+    return {
+        "database": "ready",
+        "next": "give the logins passwords, then set MAKEGOOD_DATABASE_URL to makegood_pipeline's URL",
+    }, 0
+
+
+def _check(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    app = _open(arguments, progress)
+    app.register.require_whole_audit()
+    return {"audit": "whole", "left": app.ledger.unfinished(), "balances": app.ledger.balances()}, 0
+
+
+def _show_check(result: dict) -> str:
+    lines = ["the audit log is whole"]
+    lines += [f"  {b['account']:20} {format_minor(b['balance_minor'], b['currency'])}" for b in result["balances"]]
+    lines += [f"  {item['scope']}: {item['operations']} {item['state'].replace('_', ' ')}" for item in result["left"]]
+    return "\n".join(lines)
+
+
+# -- arguments ------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="makegood",
+        description="Catch a wrong bill before it is charged; put it right, to the won, when it was.",
+        epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_verify(commands)
+    _add_release(commands)
+    _add_run(commands)
+    _add_sending(commands)
+    _add_generators(commands)
+    _add_administration(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable, show: Callable[[dict], str], *, about: str, examples: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=about, description=about, epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(command=run, show=show, as_of=None, login=None)
+    return parser
+
+
+def _with_clock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--as-of",
+        metavar="WHEN",
+        help="simulated day or instant (2005-09-11, 2023-09-11T09:00+09:00); practice acquirer only",
+    )
+
+
+def _with_login(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--login",
+        metavar="NAME",
+        help="your database login (or MAKEGOOD_LOGIN); password: MAKEGOOD_PASSWORD",
+    )
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(
+        commands, "verify", _verify, _show_verify,
+        about="extract one period's charges and judge them against their history; sends nothing",
+        examples="  makegood verify --source data/sample --period 2005-09\n"
+        "  makegood verify --source postgresql+psycopg://reader@billing/charges --query charges.sql --period 2023-09 --json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", required=True, help="folder with billing_period=YYYY-MM/ inside, or a SQLAlchemy URL"
+    )
+    parser.add_argument("--period", required=True, metavar="YYYY-MM", help="billing period to verify")
+    parser.add_argument("--query", metavar="FILE|SQL", help="for a URL: the query, with :billing_period in it")
+    _with_clock(parser)
+
+
+def _add_release(commands: Any) -> None:
+    parser = _command(
+        commands, "release", _release, _show_release,
+        about="charge what a released run still owes the acquirer: once, canary first, in waves",
+        examples="  makegood release --run 2005-09-1a2b3c4d5e6f --as-of 2005-09-11\n  makegood release --run 2023-09-0123456789ab --dry-run",
+    )  # fmt: skip
+    parser.add_argument("--run", required=True, metavar="RUN", help="the run_id that verify printed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be charged, send nothing")
+    _with_clock(parser)
+
+
+def _add_run(commands: Any) -> None:
+    runs = commands.add_parser("run", help="decide on a held run, list runs, open or review a report").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    decide = _command(
+        runs, "decide", _decide, _show_decide,
+        about="one person's decision on a run; releasing a held one takes two different people",
+        examples='  MAKEGOOD_LOGIN=operator makegood run decide 2005-09-1a2b3c4d5e6f --release --reason "price change of 1 September"',
+    )  # fmt: skip
+    decide.add_argument("run", metavar="RUN")
+    choice = decide.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--release", action="store_true", help="it may be charged")
+    choice.add_argument("--reject", action="store_true", help="it must never be charged")
+    decide.add_argument("--reason", required=True, metavar="TEXT", help="why; kept for ever")
+    _with_login(decide)
+    listing = _command(
+        runs,
+        "list",
+        _list_runs,
+        _show_runs,
+        about="runs verified here, newest first",
+        examples="  makegood run list --limit 20",
+    )
+    listing.add_argument("--limit", type=int, default=50)
+    report = _command(
+        runs, "report", _report, lambda r: f"report: {r['report']}",
+        about="write a run's report anew, or mark it as reviewed",
+        examples='  makegood run report 2005-09-1a2b3c4d5e6f\n  makegood run report 2005-09-1a2b3c4d5e6f --reviewed "sent back"',
+    )  # fmt: skip
+    report.add_argument("run", metavar="RUN")
+    report.add_argument("--reviewed", metavar="COMMENT", help="mark as reviewed by you, with a comment")
+    _with_login(report)
+
+
+def _add_sending(commands: Any) -> None:
+    for name, run, about in (
+        ("stop", _stop, "halt all sending within one wave; says what is sent, not sent and unknown"),
+        ("resume", _resume, "allow sending again after a stop"),
+    ):
+        parser = _command(
+            commands, name, run, _show_sending, about=about, examples=f'  makegood {name} --reason "acquirer outage"'
+        )
+        parser.add_argument("--reason", default="", metavar="TEXT")
+        _with_login(parser)
+
+
+def _add_generators(commands: Any) -> None:
+    generate = _command(
+        commands, "generate", _generate, _show_source,
+        about="make up charge files of any size, with realistic month-to-month behaviour",
+        examples="  makegood generate --out data/million --customers 1460000 --months 4 --first-period 2023-06",
+    )  # fmt: skip
+    generate.add_argument("--out", required=True, metavar="DIR")
+    generate.add_argument("--customers", type=int, default=30_000)
+    generate.add_argument("--months", type=int, default=4)
+    generate.add_argument("--first-period", default="2023-06", metavar="YYYY-MM")
+    generate.add_argument(
+        "--flat-share", type=float, default=0.3, help="share of bills that repeat every month, up to 0.8"
+    )
+    generate.add_argument(
+        "--monthly-churn", type=float, default=0.012, help="share of customers who leave, and who join, each month"
+    )
+    generate.add_argument("--currency", default="KRW")
+    generate.add_argument("--seed", type=int, default=1)
+    generate.add_argument("--contacts", action="store_true", help="with made-up contacts.parquet")
+    generate.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    wrong = _command(
+        commands, "mischarge", _mischarge, _show_source,
+        about="copy a period's charge files with an earlier month's amounts in them: the incident, to practise on",
+        examples="  makegood mischarge --source data/sample --out data/wrong --period 2005-09 --amounts-of 2005-07",
+    )  # fmt: skip
+    wrong.add_argument("--source", required=True, metavar="DIR")
+    wrong.add_argument("--out", required=True, metavar="DIR")
+    wrong.add_argument("--period", required=True, metavar="YYYY-MM")
+    wrong.add_argument("--amounts-of", required=True, metavar="YYYY-MM")
+    wrong.add_argument("--overwrite", action="store_true", help="replace the period where it exists")
+
+
+def _add_administration(commands: Any) -> None:
+    _command(
+        commands,
+        "check",
+        _check,
+        _show_check,
+        about="prove the audit log whole, show balances and what is unfinished",
+        examples="  makegood check",
+    )
+    person = _command(
+        commands, "add-person", _add_person, _show_person, about="give a person a database login of their own",
+        examples="  makegood add-person jiwoo --role approver",
+    )  # fmt: skip
+    person.add_argument("name")
+    person.add_argument("--role", required=True, choices=["operator", "approver", "analyst"])
+    person.add_argument("--admin-url", metavar="URL", help="for your own server: a login that may create roles")
+    database = _command(
+        commands, "db-setup", _set_up_database, lambda r: f"the database is {r['database']}; {r['next']}",
+        about="create logins, databases and schema on your own PostgreSQL, or bring them up to date",
+        examples="  makegood db-setup --admin-url postgresql+psycopg://postgres@db.example/postgres",
+    )  # fmt: skip
+    database.add_argument("--admin-url", required=True, metavar="URL")
+
+
+# -- reading arguments ----------------------------------------------------------------------------------------------
+
+
+def _open(arguments: argparse.Namespace, progress: StageProgress) -> Any:
+    from pipeline.bootstrap import open_makegood  # DuckDB, Arrow and SQLAlchemy take a second; --help must not
+
+    settings = Settings.from_environment()
+    if arguments.login:
+        settings = replace(settings, login=arguments.login)
+    return open_makegood(as_of=_instant(arguments.as_of, settings), progress=progress, settings=settings)
+
+
+def _period(label: str) -> BillingPeriod:
+    try:
+        return BillingPeriod.parse(label)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _source(text: str) -> str:
+    return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def _query(text: str | None) -> str | None:
+    """The query itself; an argument that names a file stands for what is in it."""
+    if text is not None and text.endswith(".sql"):
+        try:
+            return Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--query {text}: {error.strerror}") from None
+    return text
+
+
+def _instant(text: str | None, settings: Settings) -> datetime | None:
+    """`--as-of` as an instant; a day means its noon, and a time without zone is in the business time zone."""
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text if len(text) > 10 else f"{text}T12:00")
+    except ValueError:
+        raise UsageError(
+            f"--as-of is a day or an instant such as 2005-09-11 or 2005-09-11T09:00; not {text!r}"
+        ) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=settings.timezone)
