@@ -66,8 +66,8 @@ class Charts:
     Attributes:
         amounts: `billing_period, low_minor, high_minor, count` - bills by amount, low included and high
             not, in bins at 1, 2, 5 x powers of ten (negative ones mirrored, zero alone in [0, 1));
-            earlier months first, this run last.
-        totals: `billing_period, charges, customers, total_minor, standing`; this run last, standing `this run`.
+            up to three earlier months first, this run last.
+        totals: `billing_period, charges, total_minor, standing`; this run last, standing `this run`.
         drift: `cohort, total_minor, previous_total_minor, total_drift` per cohort against the month before;
             `total_drift` is a share (None where it cannot be said).
         repeats: `cohort, compared_with, lag, comparable, repeated, repeat_share, normal_share` per cohort and
