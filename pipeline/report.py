@@ -35,6 +35,9 @@ CARD_NUMBER = re.compile(
 )
 """Thirteen to nineteen digits that begin as on a card, in one piece or grouped; Luhn's check decides."""
 
+STAKES = ("positive_count", "account_count", "positive_minor")
+"""Columns of the profile that add up over issuers: what is charged, to how many, how much."""
+
 REPEATS, DRIFT = "repeat", "drift"
 """What the names of rules about repeated amounts and about drift contain: their findings mark the charts."""
 
@@ -137,37 +140,35 @@ def _lead(seen: dict[str, Any]) -> str:
 
 
 def _figures(seen: dict[str, Any]) -> list[dict[str, str]]:
-    """The few numbers beside the verdict: `name`, `value`, `aside`."""
-    totals, currency = seen["charts"]["totals"], seen["currency"]
-    this = totals[-1] if totals else None
-    before = totals[-2] if len(totals) > 1 else None
-    held = "held back" if seen["decision"] == "hold" else "in the run"
-    figures = [{"name": "Bills", "value": f"{seen['row_count']:,}", "aside": held}]
-    if this:
-        aside = _against(this, before, "customers")
-        figures.append({"name": "Customers", "value": f"{this['customers']:,}", "aside": aside})
-    figures.append(
-        {
-            "name": "Billed total",
-            "value": charts.compact_minor(seen["control_total_minor"], currency),
-            "aside": _against(this, before, "total_minor") or format_minor(seen["control_total_minor"], currency),
-        }
-    )
+    """The few numbers below the verdict: `name`, `value`, `aside`."""
     severities = {finding["rule"]: finding["severity"] for finding in reversed(seen["findings"])}
     critical = sum(severity == "critical" for severity in severities.values())
     others = len(severities) - critical
     aside = f"{others:,} less severe" if others else "no others"
-    figures.append({"name": "Failed rules", "value": f"{critical:,} critical", "aside": aside})
-    return figures
+    return [*_stakes(seen), {"name": "Failed rules", "value": f"{critical:,} critical", "aside": aside}]
 
 
-def _against(this: dict[str, Any] | None, before: dict[str, Any] | None, column: str) -> str:
-    if not this or not before or not before[column]:
-        return ""
-    if this[column] == before[column]:
-        return f"as in {before['billing_period']}"
-    change = (this[column] - before[column]) / before[column]
-    return f"{charts.share_text(change, signed=True)} on {before['billing_period']}"
+def _stakes(seen: dict[str, Any]) -> list[dict[str, str]]:
+    """How many charges, customers and how much money the verdict is about: of a held run, what may not go."""
+    profile = {row["cohort"]: row for row in seen["profile"]}
+    if WHOLE_RUN not in profile:
+        return [{"name": "Rows", "value": f"{seen['row_count']:,}", "aside": "landed; nothing was measured"}]
+    run = profile[WHOLE_RUN]
+    held = seen["decision"] == "hold"
+    may_go = [profile[cohort] for cohort in seen["releasable"] if held and cohort in profile]
+    charges, customers, money = (run[name] - sum(row[name] for row in may_go) for name in STAKES)
+    if may_go:
+        others = f"of {run['positive_count']:,}; the rest may go"
+    else:
+        others = f"and {run['zero_count']:,} zero, {run['negative_count']:,} negative bills"
+    change = f"{run['new_count']:,} new, {run['missing_count']:,} missing against last month"
+    figures = {
+        "Charges": (f"{charges:,}", others),
+        "Customers": (f"{customers:,}", change if seen["history"] else "no month before to compare with"),
+        "Money": (charts.compact_minor(money, seen["currency"]), format_minor(money, seen["currency"])),
+    }
+    which = " held" if held else ""
+    return [{"name": name + which, "value": value, "aside": aside} for name, (value, aside) in figures.items()]
 
 
 def _by_rule(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
