@@ -22,7 +22,7 @@ from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.engine import Engine
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
-from pipeline.adapters.rails.adyen_batch import PracticeRail
+from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.runs import Register, history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
@@ -220,9 +220,7 @@ class Makegood:
     def prepare_release(self, run_id: str) -> list[int]:
         """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
         authority = self.require_release_allowed(run_id)
-        release_stage.prepare(
-            self._landed(run_id), ledger=self.ledger, find_due=find_due, effective_on=self.business_day
-        )
+        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=find_due)
         self.register.audit("release", run_id, {"allowed_by": authority})
         return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
 
@@ -274,7 +272,7 @@ class Makegood:
     @contextlib.contextmanager
     def rail(self) -> Iterator[PaymentRail]:
         """The rail to the acquirer, told what time it is."""
-        with PracticeRail(self.settings.acquirer) as rail:
+        with PracticeRail(self.settings.acquirer, outbox=self.settings.home / "outgoing") as rail:
             if self._as_of is not None and not rail.simulated:
                 raise FatalError("a real acquirer knows its own time: --as-of works with the practice acquirer alone")
             rail.set_clock(self._as_of)

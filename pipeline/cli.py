@@ -275,7 +275,8 @@ def _add_release(commands: Any) -> None:
     parser = _command(
         commands, "release", _release, _show_release,
         about="charge what a released run still owes the acquirer: once, canary first, in waves",
-        examples="  makegood release --run 2005-09-1a2b3c4d5e6f --as-of 2005-09-11\n  makegood release --run 2023-09-0123456789ab --dry-run",
+        examples="  makegood release --run 2005-09-1a2b3c4d5e6f --as-of 2005-09-11\n"
+        "  makegood release --run 2005-09-1a2b3c4d5e6f --dry-run",
     )  # fmt: skip
     parser.add_argument("--run", required=True, metavar="RUN", help="the run_id that verify printed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be charged, send nothing")

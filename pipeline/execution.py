@@ -38,9 +38,9 @@ class Ledger(Protocol):
     def record_batch(self, scope: str, wave: int, file: BatchFile) -> int: ...
     def record_event(self, batch_id: int, event: str, detail: str = "") -> None: ...
     def record_answers(
-        self, scope: str, wave: int, batch_id: int, answers: pa.Table, *, effective_on: date
+        self, scope: str, batch_id: int, operations: pa.Table, answers: pa.Table, *, effective_on: date
     ) -> None: ...
-    def unknown(self, scope: str) -> pa.Array: ...
+    def unknown(self, scope: str) -> pa.Table: ...
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None: ...
     def tally(self, scope: str) -> Any: ...
 
@@ -89,9 +89,10 @@ class Sender:
 
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
-        references = self.ledger.unknown(scope)
-        if len(references):
-            self.ledger.resolve(scope, self.rail.inquire(references), effective_on=self.effective_on)
+        unknown = self.ledger.unknown(scope)
+        if unknown.num_rows:
+            answers = self.rail.inquire(unknown["merchant_reference"].combine_chunks())
+            self.ledger.resolve(scope, answers, effective_on=self.effective_on)
 
     def _finish_hand_overs(self) -> None:
         """Take up files of any scope whose hand-over was recorded and whose answers were not: a crash came between.
@@ -117,7 +118,7 @@ class Sender:
         except FatalError as error:
             self.ledger.record_event(batch_id, "rejected", str(error))
             raise
-        self.ledger.record_answers(scope, wave.number, batch_id, answers, effective_on=self.effective_on)
+        self.ledger.record_answers(scope, batch_id, operations, answers, effective_on=self.effective_on)
         self._apply_stop_rule(scope, wave.number, operations.num_rows, answers)
 
     def _write(self, scope: str, wave: Any, operations: pa.Table) -> tuple[BatchFile, int]:

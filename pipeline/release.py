@@ -46,7 +46,7 @@ class Books(Protocol):
     """What a release needs of the ledger beside sending."""
 
     def charged(self, billing_period: str) -> pa.Table: ...
-    def intend(self, scope: str, operations: pa.Table, *, effective_on: date) -> None: ...
+    def intend(self, scope: str, operations: pa.Table) -> None: ...
     def releasing(self, billing_period: str) -> Any: ...
     def tally(self, scope: str) -> Any: ...
 
@@ -90,7 +90,7 @@ def require_allowed(standing: Any, calendar: BillingCalendar, day: date) -> str:
 
 
 def prepare(
-    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due], effective_on: date
+    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due]
 ) -> dict[str, dict[str, int]]:
     """Commit the run's due charges as operations; returns every class of row with its count and amount.
 
@@ -99,7 +99,7 @@ def prepare(
     with ledger.releasing(run.billing_period):
         due = find_due(run, ledger.charged(run.billing_period))
         if due.operations.num_rows:
-            ledger.intend(run.run_id, due.operations, effective_on=effective_on)
+            ledger.intend(run.run_id, due.operations)
     return due.classes
 
 
@@ -111,7 +111,7 @@ def release(
     Raises:
         SendingStopped, FatalError, RetriableError: as `execution.Sender.send`; calling again goes on.
     """
-    classes = prepare(run, ledger=ledger, find_due=find_due, effective_on=sender.effective_on)
+    classes = prepare(run, ledger=ledger, find_due=find_due)
     sender.send(run.run_id)
     return outcome(run.run_id, ledger=ledger, classes=classes)
 

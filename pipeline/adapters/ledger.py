@@ -12,24 +12,34 @@ from pathlib import Path
 
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import sql
 
 from pipeline.adapters.bulk import copy_in, copy_out
 from pipeline.adapters.postgres import Server
-from pipeline.core.ledger import ON_INTENT, ON_SUCCESS, Posting
+from pipeline.core.ledger import posting_for
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import BatchFile
-from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA, OUTCOME_SCHEMA
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
 
 OPERATION_COLUMNS = [
-    "operation_id", "kind", "scope", "incident_id", "customer_id", "billing_period", "bill_cycle", "attempt", "charge_id",
-    "amount_minor", "currency", "payment_method", "issuer", "instrument_token", "wave",
+    "operation_id", "kind", "scope", "incident_id", "customer_id", "billing_period", "bill_cycle", "occurrence", "attempt",
+    "charge_id", "amount_minor", "currency", "payment_method", "issuer", "instrument_token", "wave", "original_id",
 ]  # fmt: skip
+
+CHARGED_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("amount_minor", pa.int64())])
 
 LOCK_WAIT = "10min"
 """How long a second sender waits for the first: longer than the slowest wave, shorter than a night."""
 
-_REFERENCE = "replace(operation_id::text, '-', '')"
+FINAL_STATES = pa.array(["succeeded", "declined"])
+"""What an acquirer can say that nothing later changes; anything else leaves an operation unknown."""
+
+_OPERATIONS = sql.SQL(
+    "SELECT replace(o.operation_id::text, '-', ''), o.kind, o.customer_id, o.instrument_token, o.amount_minor, o.currency,"
+    " (SELECT c.payment_id FROM outcome c WHERE c.operation_id = o.original_id)"
+    " FROM operation o WHERE {condition} ORDER BY o.operation_id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,45 +106,41 @@ class PostgresLedger:
             try:
                 connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (name,))
             except psycopg.errors.LockNotAvailable:
-                raise RetriableError(
-                    "another release or remediation is at work; try again when it has finished"
-                ) from None
+                raise RetriableError("another release or remediation is at work; try again when it has finished") from None
             yield  # the lock goes with the connection, also when this process dies
 
-    def charged(self, billing_period: str) -> pa.Table:
-        """Original charges intended for a period, sent or not: customer_id, bill_cycle, amount_minor."""
-        query = sql.SQL(
-            "SELECT customer_id, bill_cycle, amount_minor FROM operation WHERE kind = 'charge' AND attempt = 1 AND billing_period = {}"
-        ).format(sql.Literal(billing_period))
-        schema = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("amount_minor", pa.int64())])
-        with self._server.connect() as connection:
-            return copy_out(connection, query, schema)
+    # -- intents ------------------------------------------------------------------------------------------------
 
-    def intend(self, scope: str, operations: pa.Table, *, effective_on: date) -> None:
-        """Commit `operations` (`OPERATION_COLUMNS`) with the entries they make at once, whole or not at all.
+    def charged(self, billing_period: str) -> pa.Table:
+        """Original charges intended for a period, sent or not (`CHARGED_SCHEMA`)."""
+        query = sql.SQL(
+            "SELECT customer_id, bill_cycle, amount_minor FROM operation"
+            " WHERE kind = 'charge' AND occurrence = 1 AND attempt = 1 AND billing_period = {}"
+        ).format(sql.Literal(billing_period))
+        with self._server.connect() as connection:
+            return copy_out(connection, query, CHARGED_SCHEMA)
+
+    def intend(self, scope: str, operations: pa.Table) -> None:
+        """Commit `operations` (`OPERATION_COLUMNS`), whole or not at all.
 
         Raises:
-            FatalError: one of them exists already; another release was quicker, nothing was written.
+            FatalError: one of them exists already, or more would be undone than was charged; nothing was written.
         """
         with self._server.connect() as connection:
             try:
                 copy_in(connection, "operation", operations.to_batches(), OPERATION_COLUMNS)
-            except psycopg.errors.UniqueViolation as error:
-                raise FatalError(
-                    f"{scope}: a customer would be charged twice ({error.diag.constraint_name}); nothing written"
-                ) from None
-            for kind, postings in ON_INTENT.items():
-                where = sql.SQL("FROM operation WHERE scope = {} AND kind = {}").format(
-                    sql.Literal(scope), sql.Literal(kind)
-                )
-                _post(connection, postings, where, effective_on)
+            except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation) as error:
+                rule = error.diag.constraint_name or error.diag.message_primary
+                raise FatalError(f"{scope}: money would move twice ({rule}); nothing was written") from None
+
+    # -- waves --------------------------------------------------------------------------------------------------
 
     def waves(self, scope: str) -> list[Wave]:
         """The scope's waves in order."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT o.wave, s.batch_id, s.file_path, s.file_sequence, s.sha256, s.operation_count, s.total_minor::bigint,"
-                " s.handed_over, s.answered"
+                "SELECT o.wave, s.batch_id, s.file_path, s.file_sequence, s.sha256, s.operation_count,"
+                " s.total_minor::bigint, s.handed_over, s.answered"
                 " FROM (SELECT DISTINCT wave FROM operation WHERE scope = %s) o"
                 " LEFT JOIN wave_state s ON s.scope = %s AND s.wave = o.wave AND NOT s.rejected ORDER BY o.wave",
                 (scope, scope),
@@ -146,18 +152,16 @@ class PostgresLedger:
         with self._server.connect() as connection:
             rows = connection.execute(
                 "SELECT scope, wave, batch_id, file_path, file_sequence, sha256, operation_count, total_minor::bigint,"
-                " handed_over, answered FROM wave_state WHERE handed_over AND NOT answered AND NOT rejected ORDER BY file_sequence"
+                " handed_over, answered FROM wave_state"
+                " WHERE handed_over AND NOT answered AND NOT rejected ORDER BY file_sequence"
             ).fetchall()
         return [(row[0], _wave(row[1:])) for row in rows]
 
     def operations(self, scope: str, wave: int) -> pa.Table:
         """A wave's operations as a rail takes them (`OPERATION_SCHEMA`), in the order of their keys."""
-        query = sql.SQL(
-            "SELECT {reference}, kind, customer_id, instrument_token, amount_minor, currency, NULL::text"
-            " FROM operation WHERE scope = {scope} AND wave = {wave} ORDER BY operation_id"
-        ).format(reference=sql.SQL(_REFERENCE), scope=sql.Literal(scope), wave=sql.Literal(wave))
+        condition = sql.SQL("o.scope = {} AND o.wave = {}").format(sql.Literal(scope), sql.Literal(wave))
         with self._server.connect() as connection:
-            return copy_out(connection, query, OPERATION_SCHEMA)
+            return copy_out(connection, _OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
 
     def cards(self, scope: str, wave: int) -> pa.Table:
         """The instruments a wave charges (`CARD_SCHEMA`)."""
@@ -182,31 +186,31 @@ class PostgresLedger:
         with self._server.connect() as connection:
             _event(connection, batch_id, event, detail)
 
-    def record_answers(self, scope: str, wave: int, batch_id: int, answers: pa.Table, *, effective_on: date) -> None:
-        """Record a wave's outcomes with their entries, and as unanswered whatever got no outcome; one transaction.
+    # -- outcomes -----------------------------------------------------------------------------------------------
+
+    def record_answers(
+        self, scope: str, batch_id: int, operations: pa.Table, answers: pa.Table, *, effective_on: date
+    ) -> None:
+        """Record the outcomes of a batch's `operations` with their entries, and as unknown whatever got none.
+
+        One transaction; repeating it for the same batch changes nothing.
 
         Raises:
-            FatalError: an answer is for an operation outside the wave, for another amount, or contradicts an earlier one.
+            FatalError: an answer is for an operation outside the batch, twice, or for another amount.
         """
+        finals = _finals(scope, operations, answers)
+        unanswered = _without(operations, finals)
         with self._server.connect() as connection:
-            _record(connection, scope, answers, effective_on, wave=wave)
-            connection.execute(
-                "INSERT INTO unanswered (operation_id) SELECT o.operation_id FROM operation o"
-                " WHERE o.scope = %s AND o.wave = %s AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
-                " ON CONFLICT DO NOTHING",
-                (scope, wave),
-            )
-            _event(connection, batch_id, "answered", f"{answers.num_rows} answers")
+            if not _event(connection, batch_id, "answered", f"{answers.num_rows} answers"):
+                return
+            _record(connection, finals, effective_on, was_unknown=False)
+            copy_in(connection, "unanswered", _keyed(unanswered).select(["operation_id"]).to_batches(), ["operation_id"])
+            _enter(connection, unanswered, "unknown", effective_on, was_unknown=False)
 
-    def unknown(self, scope: str) -> pa.Array:
-        """Merchant references that were sent and never answered."""
-        query = sql.SQL(
-            "SELECT {reference} FROM unanswered u JOIN operation o USING (operation_id)"
-            " WHERE o.scope = {scope} AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
-        ).format(reference=sql.SQL(_REFERENCE), scope=sql.Literal(scope))
+    def unknown(self, scope: str) -> pa.Table:
+        """Operations that were sent and never answered (`OPERATION_SCHEMA`)."""
         with self._server.connect() as connection:
-            table = copy_out(connection, query, pa.schema([("merchant_reference", pa.string())]))
-        return table["merchant_reference"].combine_chunks()
+            return _unknown(connection, scope)
 
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None:
         """Record what an inquiry found out; `pending` and `not_found` leave an operation unknown.
@@ -215,7 +219,11 @@ class PostgresLedger:
             FatalError: as `record_answers`.
         """
         with self._server.connect() as connection:
-            _record(connection, scope, answers, effective_on, wave=None)
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"makegood.resolve.{scope}",))
+            unknown = _unknown(connection, scope)
+            still_open = pc.is_in(answers["merchant_reference"], unknown["merchant_reference"].combine_chunks())
+            finals = _finals(scope, unknown, answers.filter(still_open))
+            _record(connection, finals, effective_on, was_unknown=True)
 
     def tally(self, scope: str) -> Tally:
         """Counts and amounts of a scope by state."""
@@ -230,11 +238,9 @@ class PostgresLedger:
         """What stands on every account, by currency; the sum over accounts is zero by construction."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT account::text, currency, balance_minor::bigint FROM balance ORDER BY account"
+                "SELECT account::text, currency, balance_minor::bigint FROM balance ORDER BY account, currency"
             ).fetchall()
-        return [
-            {"account": account, "currency": currency, "balance_minor": balance} for account, currency, balance in rows
-        ]
+        return [{"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows]
 
     def unfinished(self) -> list[dict]:
         """Scopes that hold operations not sent, sent or unknown: what `stop` reports, by name."""
@@ -254,72 +260,71 @@ def _wave(row: tuple) -> Wave:
     return Wave(number, batch_id, file, handed_over=bool(handed_over), answered=bool(answered))
 
 
-def _record(
-    connection: psycopg.Connection, scope: str, answers: pa.Table, effective_on: date, *, wave: int | None
-) -> None:
-    connection.execute(
-        "CREATE TEMP TABLE answer (merchant_reference uuid PRIMARY KEY, status text, reason text, payment_id text, amount_minor bigint)"
-        " ON COMMIT DROP"
-    )
-    try:
-        copy_in(connection, "answer", answers.to_batches(), OUTCOME_SCHEMA.names)
-    except (psycopg.errors.UniqueViolation, psycopg.errors.InvalidTextRepresentation) as error:
-        raise FatalError(f"{scope}: the acquirer's answers cannot be ours: {error.diag.message_primary}") from None
-    connection.execute("ANALYZE answer")
-    _require_ours(connection, scope, wave)
-    connection.execute(
-        "INSERT INTO outcome (operation_id, status, reason, payment_id) SELECT merchant_reference, status, reason, payment_id"
-        " FROM answer a WHERE status IN ('succeeded', 'declined')"
-        " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = a.merchant_reference)"
-    )
-    for kind, postings in ON_SUCCESS.items():
-        where = sql.SQL(
-            "FROM operation JOIN answer ON merchant_reference = operation_id WHERE status = 'succeeded' AND kind = {}"
-            " AND NOT EXISTS (SELECT FROM entry e WHERE e.operation_id = operation.operation_id AND e.step = {})"
-        )
-        for posting in postings:
-            _post(connection, (posting,), where.format(sql.Literal(kind), sql.Literal(posting.step)), effective_on)
+def _unknown(connection: psycopg.Connection, scope: str) -> pa.Table:
+    condition = sql.SQL(
+        "o.scope = {} AND EXISTS (SELECT FROM unanswered u WHERE u.operation_id = o.operation_id)"
+        " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
+    ).format(sql.Literal(scope))
+    return copy_out(connection, _OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
 
 
-def _require_ours(connection: psycopg.Connection, scope: str, wave: int | None) -> None:
-    """Every answer is for an operation we sent in this scope, for its amount, and agrees with what was answered before."""
-    strange = connection.execute(
-        "SELECT count(*) FILTER (WHERE o.operation_id IS NULL), count(*) FILTER (WHERE o.amount_minor <> a.amount_minor),"
-        " count(*) FILTER (WHERE c.status <> a.status), min(a.merchant_reference::text)"
-        " FROM answer a LEFT JOIN operation o ON o.operation_id = a.merchant_reference AND o.scope = %(scope)s"
-        "   AND (%(wave)s::int IS NULL OR o.wave = %(wave)s)"
-        " LEFT JOIN outcome c ON c.operation_id = a.merchant_reference"
-        " WHERE a.status IN ('succeeded', 'declined')"
-        " AND (o.operation_id IS NULL OR o.amount_minor <> a.amount_minor OR c.status <> a.status)",
-        {"scope": scope, "wave": wave},
-    ).fetchone()
-    if any(strange[:3]):
+def _finals(scope: str, operations: pa.Table, answers: pa.Table) -> pa.Table:
+    """The final ones among `answers`, each with the kind, amount and currency of its operation.
+
+    Raises:
+        FatalError: they are not answers to `operations`.
+    """
+    place = pc.index_in(answers["merchant_reference"].combine_chunks(), operations["merchant_reference"].combine_chunks())
+    foreign = place.null_count
+    twice = answers.num_rows - pc.count_distinct(answers["merchant_reference"]).as_py()
+    asked = operations.select(["kind", "amount_minor", "currency"]).take(place)
+    other = pc.sum(pc.not_equal(answers["amount_minor"], asked["amount_minor"])).as_py() or 0
+    if foreign or twice or other:
         raise FatalError(
-            f"{scope}: the acquirer answered {strange[0]} operations that were not sent, {strange[1]} for another amount and"
-            f" {strange[2]} contrary to an earlier answer (first: {strange[3]}); nothing recorded, ask the acquirer"
+            f"{scope}: the acquirer answered {foreign} operations that were not sent, {twice} twice and {other} for"
+            " another amount; nothing was recorded, ask the acquirer"
         )
+    joined = answers.select(["merchant_reference", "status", "reason", "payment_id"])
+    for name in asked.column_names:
+        joined = joined.append_column(name, asked[name])
+    return joined.filter(pc.is_in(joined["status"], FINAL_STATES))
 
 
-def _post(
-    connection: psycopg.Connection, postings: tuple[Posting, ...], where: sql.Composable, effective_on: date
+def _without(operations: pa.Table, finals: pa.Table) -> pa.Table:
+    answered = pc.is_in(operations["merchant_reference"], finals["merchant_reference"].combine_chunks())
+    return operations.filter(pc.invert(answered))
+
+
+def _keyed(table: pa.Table) -> pa.Table:
+    return table.rename_columns(["operation_id" if n == "merchant_reference" else n for n in table.column_names])
+
+
+def _record(connection: psycopg.Connection, finals: pa.Table, effective_on: date, *, was_unknown: bool) -> None:
+    """Append outcomes and the entries they make."""
+    copy_in(connection, "outcome", _keyed(finals).to_batches(), ["operation_id", "status", "reason", "payment_id"])
+    for state in FINAL_STATES.to_pylist():
+        these = finals.filter(pc.equal(finals["status"], state))
+        _enter(connection, these, state, effective_on, was_unknown=was_unknown)
+
+
+def _enter(
+    connection: psycopg.Connection, operations: pa.Table, state: str, effective_on: date, *, was_unknown: bool
 ) -> None:
-    for posting in postings:
-        connection.execute(
-            sql.SQL(
-                "INSERT INTO entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
-                " SELECT operation.operation_id, {step}, {debit}, {credit}, operation.amount_minor, currency, {day} {where}"
-            ).format(
-                step=sql.Literal(posting.step),
-                debit=sql.Literal(posting.debit),
-                credit=sql.Literal(posting.credit),
-                day=sql.Literal(effective_on),
-                where=where,
-            )
-        )
+    """Append the entries of `operations` (merchant_reference, kind, amount_minor, currency), all come to `state`."""
+    for kind in pc.unique(operations["kind"]).to_pylist():
+        posting = posting_for(kind, state, was_unknown=was_unknown)
+        these = _keyed(operations.filter(pc.equal(operations["kind"], kind)))
+        these = these.select(["operation_id", "amount_minor", "currency"])
+        constants = {"step": posting.step, "debit": posting.debit, "credit": posting.credit, "effective_on": str(effective_on)}
+        for name, value in constants.items():
+            these = these.append_column(name, pa.repeat(value, these.num_rows))
+        copy_in(connection, "entry", these.to_batches(), these.column_names)
 
 
-def _event(connection: psycopg.Connection, batch_id: int, event: str, detail: str) -> None:
-    connection.execute(
+def _event(connection: psycopg.Connection, batch_id: int, event: str, detail: str) -> bool:
+    """Append an event; False when it was there before."""
+    cursor = connection.execute(
         "INSERT INTO batch_event (batch_id, event, detail) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (batch_id, event, detail),
     )
+    return cursor.rowcount == 1

@@ -1,30 +1,29 @@
-"""Which entries an operation makes: double entry, one row per entry, balanced by construction.
+"""Which entry an operation's fate makes: double entry, one row per entry, balanced by construction.
 
-Belongs here: the accounts and the rule that turns an intent or an outcome into entries. Does not: storing
-them. A correction is a new entry that undoes the old one, never a change.
+Belongs here: the accounts and the rule that turns an outcome into an entry. Does not: storing it. A correction is a
+new entry that undoes the old one, never a change. Each operation has at most one entry per step:
+
+``suspended``  it was sent and nobody knows what became of it;
+``final``      it succeeded or failed;
+``settled``    the acquirer paid out, or took back, what it had taken or returned for us.
 """
 
 from dataclasses import dataclass
 
 ACCOUNTS = {
-    "accounts_receivable": "what customers owe for bills that were released",
+    "accounts_receivable": "what customers owe for bills that could not be collected",
     "billed_revenue": "what was billed",
     "acquirer_clearing": "what the acquirer has taken for us and not yet paid out",
     "bank": "what the acquirer has paid out",
-    "refund_payable": "what we owe customers back and the acquirer has not yet confirmed",
+    "refund_payable": "what we owe customers back and could not yet return",
     "write_off": "what nobody will collect or return",
-    "suspense": "what is not understood yet",
+    "suspense": "what was sent and is not known yet",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """One entry of an operation's amount.
-
-    Attributes:
-        step: names the entry; an operation has each step at most once.
-        debit, credit: accounts; the amount leaves `credit` and reaches `debit`.
-    """
+    """One entry of an operation's amount: it leaves `credit` and reaches `debit`."""
 
     step: str
     debit: str
@@ -35,13 +34,33 @@ class Posting:
         assert self.credit in ACCOUNTS
         assert self.debit != self.credit
 
+    def reversed(self) -> "Posting":
+        """The entry that takes this one back."""
+        return Posting(self.step, debit=self.credit, credit=self.debit)
 
-ON_INTENT: dict[str, tuple[Posting, ...]] = {
-    "charge": (Posting("billed", debit="accounts_receivable", credit="billed_revenue"),),
-}
-"""Entries made when an operation of a kind is committed, before anything is sent."""
 
-ON_SUCCESS: dict[str, tuple[Posting, ...]] = {
-    "charge": (Posting("collected", debit="acquirer_clearing", credit="accounts_receivable"),),
+_TAKING = {
+    "succeeded": Posting("final", debit="acquirer_clearing", credit="billed_revenue"),
+    "declined": Posting("final", debit="accounts_receivable", credit="billed_revenue"),
+    "unknown": Posting("suspended", debit="suspense", credit="billed_revenue"),
 }
-"""Entries made when the acquirer confirms it."""
+_RETURNING = {
+    "succeeded": Posting("final", debit="billed_revenue", credit="acquirer_clearing"),
+    "declined": Posting("final", debit="billed_revenue", credit="refund_payable"),
+    "unknown": Posting("suspended", debit="billed_revenue", credit="suspense"),
+}
+POSTINGS = {"charge": _TAKING, "rebill": _TAKING, "void": _RETURNING, "refund": _RETURNING}
+"""Kind of operation, then what became of it, to its entry."""
+
+
+def posting_for(kind: str, state: str, *, was_unknown: bool) -> Posting:
+    """The entry of an operation of `kind` that came to `state` (succeeded, declined, unknown).
+
+    One that was unknown before takes its amount out of suspense instead of out of revenue.
+    """
+    posting = POSTINGS[kind][state]
+    if not was_unknown or state == "unknown":
+        return posting
+    if kind in ("charge", "rebill"):
+        return Posting(posting.step, debit=posting.debit, credit="suspense")
+    return Posting(posting.step, debit="suspense", credit=posting.credit)

@@ -1,13 +1,15 @@
 """The key of an operation is the business fact, the same in Python, in DuckDB and in the database's constraint."""
 
+from collections import Counter
+
 import duckdb
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.idempotency import merchant_reference, operation_id
-from pipeline.core.ledger import ON_INTENT, ON_SUCCESS
+from pipeline.core.ledger import POSTINGS, posting_for
 
-FACT = {"kind": "charge", "incident_id": None, "billing_period": "2023-09", "bill_cycle": 1, "attempt": 1}
+FACT = {"kind": "charge", "incident_id": None, "billing_period": "2023-09", "bill_cycle": 1, "occurrence": 1, "attempt": 1}
 CUSTOMERS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 
 
@@ -19,20 +21,32 @@ def test_two_customers_never_share_a_key(one, other):
 def test_every_part_of_the_fact_changes_the_key():
     facts = [
         FACT, FACT | {"kind": "refund"}, FACT | {"incident_id": "i1"}, FACT | {"billing_period": "2023-10"},
-        FACT | {"bill_cycle": 2}, FACT | {"attempt": 2},
+        FACT | {"bill_cycle": 2}, FACT | {"occurrence": 2},
+        FACT | {"attempt": 2},
     ]  # fmt: skip
     assert len({operation_id(**fact, customer_id="C1") for fact in facts}) == len(facts)
 
 
 @given(CUSTOMERS)
 def test_duckdb_computes_the_same_key(customer):
-    text = duckdb.execute("SELECT md5('charge||2023-09|1|1|' || ?)", [customer]).fetchone()[0]
+    text = duckdb.execute("SELECT md5('charge||2023-09|1|1|1|' || ?)", [customer]).fetchone()[0]
     assert text == merchant_reference(operation_id(**FACT, customer_id=customer))
 
 
-def test_every_entry_is_between_two_accounts_and_each_step_is_named_once():
-    for rules in (ON_INTENT, ON_SUCCESS):
-        for kind, postings in rules.items():
-            steps = [posting.step for posting in postings]
-            assert len(set(steps)) == len(steps), kind
-            assert all(posting.debit != posting.credit for posting in postings)
+@given(st.sampled_from(sorted(POSTINGS)), st.sampled_from(["succeeded", "declined"]))
+def test_an_amount_that_was_unknown_leaves_suspense_again(kind, state):
+    direct = posting_for(kind, state, was_unknown=False)
+    detour = (posting_for(kind, "unknown", was_unknown=False), posting_for(kind, state, was_unknown=True))
+    assert _balances([direct]) == _balances(detour)
+
+
+def test_undoing_a_charge_leaves_nothing():
+    assert _balances([posting_for("charge", "succeeded", was_unknown=False), posting_for("refund", "succeeded", was_unknown=False)]) == {}
+
+
+def _balances(postings):
+    sides = Counter()
+    for posting in postings:
+        sides[posting.debit] += 1
+        sides[posting.credit] -= 1
+    return {account: balance for account, balance in sides.items() if balance}

@@ -2,9 +2,11 @@
 -- Rows are inserted, never updated or deleted; every state is derived from them.
 
 -- The idempotency key of a business fact. The fields before the customer hold no '|', so two facts never share a text.
-CREATE FUNCTION operation_id_of(kind text, incident_id text, billing_period text, bill_cycle bigint, attempt integer, customer_id text)
+CREATE FUNCTION operation_id_of(kind text, incident_id text, billing_period text, bill_cycle bigint, occurrence integer,
+                                attempt integer, customer_id text)
 RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-    SELECT md5(kind || '|' || coalesce(incident_id, '') || '|' || billing_period || '|' || bill_cycle || '|' || attempt || '|' || customer_id)::uuid
+    SELECT md5(kind || '|' || coalesce(incident_id, '') || '|' || billing_period || '|' || bill_cycle || '|' || occurrence
+               || '|' || attempt || '|' || customer_id)::uuid
 $$;
 
 CREATE TABLE operation (
@@ -15,7 +17,8 @@ CREATE TABLE operation (
     customer_id      text NOT NULL,
     billing_period   text NOT NULL,
     bill_cycle       bigint NOT NULL,
-    attempt          integer NOT NULL DEFAULT 1 CHECK (attempt >= 1),
+    occurrence       integer NOT NULL DEFAULT 1 CHECK (occurrence >= 1),  -- above 1: another system charged the bill again
+    attempt          integer NOT NULL DEFAULT 1 CHECK (attempt >= 1),     -- above 1: after a definite failure
     charge_id        text NOT NULL,
     amount_minor     bigint NOT NULL CHECK (amount_minor > 0),
     currency         text NOT NULL,
@@ -23,12 +26,13 @@ CREATE TABLE operation (
     issuer           text NOT NULL,
     instrument_token text NOT NULL,
     wave             integer NOT NULL CHECK (wave >= 0),
+    original_id      uuid CHECK ((original_id IS NOT NULL) = (kind IN ('void', 'refund'))),  -- the charge that it undoes
     recorded_at      timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT the_key_is_the_fact
-        CHECK (operation_id = operation_id_of(kind, incident_id, billing_period, bill_cycle, attempt, customer_id)),
+        CHECK (operation_id = operation_id_of(kind, incident_id, billing_period, bill_cycle, occurrence, attempt, customer_id)),
     -- For kind 'charge' (no incident) this is the rule that a customer is charged once per period and cycle.
     CONSTRAINT one_operation_per_fact
-        UNIQUE NULLS NOT DISTINCT (customer_id, billing_period, bill_cycle, kind, incident_id, attempt)
+        UNIQUE NULLS NOT DISTINCT (customer_id, billing_period, bill_cycle, kind, incident_id, occurrence, attempt)
 );
 CREATE INDEX operation_by_wave ON operation (scope, wave);
 
@@ -57,9 +61,11 @@ CREATE TABLE batch_event (
 CREATE TABLE outcome (
     operation_id uuid PRIMARY KEY,
     status       text NOT NULL CHECK (status IN ('succeeded', 'declined')),
-    reason       text CHECK ((status = 'declined') = (reason IS NOT NULL)),
-    payment_id   text CHECK (status <> 'succeeded' OR payment_id IS NOT NULL),
-    recorded_at  timestamptz NOT NULL DEFAULT now()
+    reason       text,
+    payment_id   text,
+    recorded_at  timestamptz NOT NULL DEFAULT now(),
+    CHECK ((status = 'declined') = (reason IS NOT NULL)),
+    CHECK (status <> 'succeeded' OR payment_id IS NOT NULL)
 );
 
 -- Sent, and no answer came: unknown until an outcome says otherwise.
@@ -71,7 +77,7 @@ CREATE TABLE unanswered (
 CREATE TYPE account AS ENUM
     ('accounts_receivable', 'billed_revenue', 'acquirer_clearing', 'bank', 'refund_payable', 'write_off', 'suspense');
 
--- One row is one balanced entry: the same amount leaves `credit` and reaches `debit`.
+-- One row is one balanced entry: the same amount leaves `credit` and reaches `debit`. An operation has each step once.
 CREATE TABLE entry (
     operation_id uuid NOT NULL,
     step         text NOT NULL,
@@ -120,6 +126,32 @@ CREATE VIEW operation_state AS
     LEFT JOIN outcome c USING (operation_id)
     LEFT JOIN unanswered u USING (operation_id)
     LEFT JOIN wave_state w ON w.scope = o.scope AND w.wave = o.wave AND NOT w.rejected;
+
+-- What is undone of a charge - done, under way or unknown - never exceeds what was charged. Checked set-wise, like above.
+CREATE INDEX operation_by_original ON operation (original_id) WHERE original_id IS NOT NULL;
+CREATE FUNCTION undoes_no_more_than_was_charged() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE excess uuid;
+BEGIN
+    SELECT charged.operation_id INTO excess
+    FROM (SELECT DISTINCT original_id FROM inserted WHERE original_id IS NOT NULL) touched
+    JOIN makegood.operation undoing ON undoing.original_id = touched.original_id
+    JOIN makegood.operation charged ON charged.operation_id = touched.original_id
+    LEFT JOIN makegood.outcome done ON done.operation_id = undoing.operation_id
+    WHERE done.status IS DISTINCT FROM 'declined'
+    GROUP BY charged.operation_id
+    HAVING sum(undoing.amount_minor) > min(charged.amount_minor)
+    LIMIT 1;
+    IF excess IS NOT NULL THEN
+        RAISE EXCEPTION 'more would be undone than was charged by operation %', excess USING ERRCODE = 'check_violation';
+    END IF;
+    IF EXISTS (SELECT FROM inserted WHERE original_id IS NOT NULL AND NOT EXISTS
+                   (SELECT FROM makegood.operation o WHERE o.operation_id = inserted.original_id AND o.kind IN ('charge', 'rebill'))) THEN
+        RAISE EXCEPTION 'what is undone must have been charged' USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER undoes_no_more_than_was_charged AFTER INSERT ON operation
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION undoes_no_more_than_was_charged();
 
 CREATE VIEW balance AS
     SELECT account, currency, sum(amount_minor) AS balance_minor
