@@ -64,7 +64,15 @@ class RetriableError(MakegoodError):
 
 
 class NotYetArrived(RetriableError):
-    """The manifest names files that have not arrived; a later night takes them."""
+    """Files have not arrived, or not completely; a later night takes them.
+
+    Attributes:
+        files: their names.
+    """
+
+    def __init__(self, message: str, files: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.files = files
 
 
 class OutcomeUnknown(MakegoodError):

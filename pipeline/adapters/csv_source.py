@@ -1,0 +1,98 @@
+"""Charge files as CSV: comma, double quotes, a header line; UTF-8 with or without BOM, CP949, gzip.
+
+Every column is read as text and cast strictly afterwards, so that nothing is inferred and an error can
+name row and column. Belongs here: lines and fields. Does not: bytes (`byte_check`), values (`strict_columns`).
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from pipeline.adapters.byte_check import ByteCheck, open_text
+from pipeline.adapters.strict_columns import Place, charges_from_text, check_names
+from pipeline.errors import UnreadableInput
+from pipeline.ports import Progress
+from pipeline.schema import CHARGE_COLUMNS
+
+PARSED_BYTES = 2 * 1024 * 1024
+"""Parsed at a time, and so the longest possible line: some 15,000 rows, little enough for the processor's cache."""
+
+
+def read_csv(path: Path, check: ByteCheck, progress: Progress, *, compressed: bool) -> Iterator[pa.RecordBatch]:
+    """The rows of a checked CSV file, as `CHARGE_SCHEMA`.
+
+    An empty field is NULL, quoted or not, since CSV cannot tell; empty lines are skipped.
+
+    Raises:
+        UnreadableInput: names file, row, column and reason.
+    """
+    header = _header(path, check, compressed)
+    check_names(path.name, header)
+    rows = 0
+    total = path.stat().st_size
+    try:
+        with pa.OSFile(str(path)) as file:
+            for batch in _parsed(pa.CompressedInputStream(file, "gzip") if compressed else file, check):
+                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+                yield charges_from_text(columns, batch.num_rows, Place(path.name, rows))
+                rows += batch.num_rows
+                progress(f"landing {path.name}", file.tell(), total)
+    except pa.ArrowInvalid:
+        raise _explained(path, check, compressed, len(header)) from None
+
+
+def _parsed(stream: pa.NativeFile, check: ByteCheck) -> Iterator[pa.RecordBatch]:
+    return pa_csv.open_csv(
+        stream,
+        read_options=pa_csv.ReadOptions(block_size=PARSED_BYTES, encoding=check.encoding),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={column.name: pa.string() for column in CHARGE_COLUMNS},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    )
+
+
+def _header(path: Path, check: ByteCheck, compressed: bool) -> list[str]:
+    with open_text(path, compressed=compressed) as text:
+        start = text.read(PARSED_BYTES)
+    # The block may end within a character; the header line does not.
+    lines = io.StringIO(start.decode(_without_bom(check), "ignore"), newline="")
+    try:
+        return next(row for row in csv.reader(lines) if row)
+    except (StopIteration, csv.Error):
+        raise UnreadableInput(f"{path.name}: the first line is no header of column names") from None
+
+
+def _explained(path: Path, check: ByteCheck, compressed: bool, width: int) -> UnreadableInput:
+    """The row that the parser stumbled over: it does not say which, and its own message shows the row."""
+    row, line = -1, 0  # the header becomes row 0
+    with open_text(path, compressed=compressed) as raw:
+        lines = csv.reader(io.TextIOWrapper(raw, encoding=_without_bom(check), newline=""))
+        try:
+            for fields in lines:
+                row += bool(fields)
+                if fields and len(fields) != width:
+                    size = "short" if len(fields) < width else "long"
+                    over_lines = lines.line_num > line + 1
+                    return UnreadableInput(
+                        f"{path.name}, row {row:,} (line {line + 1:,}): the row is too {size}, "
+                        f"{len(fields)} fields where the header has {width}{_OPEN_QUOTE if over_lines else ''}"
+                    )
+                line = lines.line_num
+        except csv.Error:  # a field of more than 128 KiB
+            row += 1
+            return UnreadableInput(f"{path.name}, row {row:,} (line {line + 1:,}): the row does not end{_OPEN_QUOTE}")
+    return UnreadableInput(f"{path.name}: its rows cannot be told apart{_OPEN_QUOTE}")
+
+
+_OPEN_QUOTE = "; is a quotation mark left open?"
+
+
+def _without_bom(check: ByteCheck) -> str:
+    return "utf-8-sig" if check.encoding == "utf-8" else str(check.encoding)
