@@ -77,15 +77,11 @@ class Sender:
             FatalError: a file does not say what was meant, or the acquirer refused it; nothing of that wave went out.
         """
         with self.ledger.sending():
-            self._finish_hand_overs()
+            for held_scope, wave in self.ledger.unanswered_hand_overs():  # first: sequence numbers admit no gap
+                self._send_all(held_scope, [wave])
             self.look_up_unknown(scope)
-            waves = self.ledger.waves(scope)
-            for index, wave in enumerate(waves):
-                self.progress("waves sent", index, len(waves))
-                if not wave.answered and only_wave in (None, wave.number):
-                    self._require_sending_allowed(scope)
-                    self._send_wave(scope, wave)
-            self.progress("waves sent", len(waves), len(waves))
+            waves = [w for w in self.ledger.waves(scope) if not w.answered and only_wave in (None, w.number)]
+            self._send_all(scope, waves)
 
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
@@ -94,49 +90,72 @@ class Sender:
             answers = self.rail.inquire(unknown["merchant_reference"].combine_chunks())
             self.ledger.resolve(scope, answers, effective_on=self.effective_on)
 
-    def _finish_hand_overs(self) -> None:
-        """Take up files of any scope whose hand-over was recorded and whose answers were not: a crash came between.
+    def _send_all(self, scope: str, waves: list[Any]) -> None:
+        """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
+        the next goes out only after the answers have passed the stop rule."""
+        under_way: _Ready | None = None
+        for index, wave in enumerate(waves):
+            self.progress("waves sent", index, len(waves))
+            upcoming = self._ready(scope, wave, after=under_way)
+            answers = self._answers(under_way) if under_way else None
+            if under_way and self._stops(under_way, answers):
+                self._record(under_way, answers)
+                raise SendingStopped(self._stops(under_way, answers))
+            try:
+                self._require_sending_allowed(scope)
+                self._hand_over(upcoming)
+            finally:
+                if under_way:
+                    self._record(under_way, answers)
+            under_way = upcoming
+        if under_way:
+            answers = self._answers(under_way)
+            self._record(under_way, answers)
+            if reason := self._stops(under_way, answers):
+                raise SendingStopped(reason)
+        self.progress("waves sent", len(waves), len(waves))
 
-        They come first because the acquirer takes sequence numbers in order, without a gap.
-        """
-        for scope, wave in self.ledger.unanswered_hand_overs():
-            self._require_sending_allowed(scope)
-            self._send_wave(scope, wave)
-
-    def _send_wave(self, scope: str, wave: Any) -> None:
+    def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
+        """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""
         operations = self.ledger.operations(scope, wave.number)
-        file, batch_id = wave.file, wave.batch_id
-        if not wave.handed_over:
-            file, batch_id = self._write(scope, wave, operations)
-            self.rail.introduce(self.ledger.cards(scope, wave.number))
-            self.ledger.record_event(batch_id, "handed_over")
-        self.rail.submit(file)
-        try:
-            answers = self.rail.poll(file, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
-        except OutcomeUnknown:
-            answers = self.rail.inquire(operations["merchant_reference"].combine_chunks())
-        except FatalError as error:
-            self.ledger.record_event(batch_id, "rejected", str(error))
-            raise
-        self.ledger.record_answers(scope, batch_id, operations, answers, effective_on=self.effective_on)
-        self._apply_stop_rule(scope, wave.number, operations.num_rows, answers)
-
-    def _write(self, scope: str, wave: Any, operations: pa.Table) -> tuple[BatchFile, int]:
-        """The wave's file, read back and matched, and its batch id. A file left by a crash is never trusted, only replaced."""
-        if wave.batch_id is not None:
+        if wave.handed_over:
+            return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
+        if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
             self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
-        file = self.rail.write(operations, sequence=self.rail.next_sequence(), echo=f"{scope} wave {wave.number}")
+        sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
+        file = self.rail.write(operations, sequence=sequence, echo=f"{scope} wave {wave.number}")
         require_match(self.rail.read_back(file), operations, file)
-        return file, self.ledger.record_batch(scope, wave.number, file)
+        batch_id = self.ledger.record_batch(scope, wave.number, file)
+        self.rail.introduce(self.ledger.cards(scope, wave.number))
+        return _Ready(scope, wave.number, operations, file, batch_id, handed_over=False)
 
-    def _apply_stop_rule(self, scope: str, wave: int, total: int, answers: pa.Table) -> None:
+    def _hand_over(self, ready: "_Ready") -> None:
+        if not ready.handed_over:
+            self.ledger.record_event(ready.batch_id, "handed_over")
+        self.rail.submit(ready.file)
+
+    def _answers(self, ready: "_Ready") -> pa.Table:
+        try:
+            return self.rail.poll(ready.file, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+        except OutcomeUnknown:
+            return self.rail.inquire(ready.operations["merchant_reference"].combine_chunks())
+        except FatalError as error:
+            self.ledger.record_event(ready.batch_id, "rejected", str(error))
+            raise
+
+    def _record(self, ready: "_Ready", answers: pa.Table) -> None:
+        self.ledger.record_answers(
+            ready.scope, ready.batch_id, ready.operations, answers, effective_on=self.effective_on
+        )
+
+    def _stops(self, ready: "_Ready", answers: pa.Table) -> str | None:
+        total = ready.operations.num_rows
         declined = pc.sum(pc.equal(answers["status"], "declined")).as_py() or 0
         succeeded = pc.sum(pc.equal(answers["status"], "succeeded")).as_py() or 0
         broken = self.rule.broken_by(declined=declined, unknown=total - declined - succeeded, total=total)
-        if broken:
-            raise SendingStopped(
-                f"{scope}: stopped after wave {wave}: {broken}. Look at the report, then release again to go on"
-            )
+        if broken is None:
+            return None
+        return f"{ready.scope}: stopped after wave {ready.wave}: {broken}. Look at the report; calling again goes on"
 
     def _require_sending_allowed(self, scope: str) -> None:
         order = self.switch.stopped_by()
@@ -146,6 +165,18 @@ class Sender:
             raise SendingStopped(
                 f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A wave whose file is proven and recorded."""
+
+    scope: str
+    wave: int
+    operations: pa.Table
+    file: BatchFile
+    batch_id: int
+    handed_over: bool
 
 
 def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) -> None:

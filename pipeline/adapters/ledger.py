@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from pipeline.adapters.bulk import copy_in, copy_out
-from pipeline.adapters.postgres import Server
+from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.ledger import posting_for
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import BatchFile
@@ -78,6 +78,9 @@ class PostgresLedger:
     def __init__(self, server: Server) -> None:
         self._server = server
 
+    def _fetch(self, query: sql.Composable, schema: pa.Schema) -> pa.Table:
+        return fetch(conninfo(self._server.pipeline_url), query, schema)
+
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
         """Be the only sender: file sequence numbers and live state allow one at a time.
@@ -106,7 +109,9 @@ class PostgresLedger:
             try:
                 connection.execute("SELECT pg_advisory_lock(hashtext(%s))", (name,))
             except psycopg.errors.LockNotAvailable:
-                raise RetriableError("another release or remediation is at work; try again when it has finished") from None
+                raise RetriableError(
+                    "another release or remediation is at work; try again when it has finished"
+                ) from None
             yield  # the lock goes with the connection, also when this process dies
 
     # -- intents ------------------------------------------------------------------------------------------------
@@ -117,8 +122,7 @@ class PostgresLedger:
             "SELECT customer_id, bill_cycle, amount_minor FROM operation"
             " WHERE kind = 'charge' AND occurrence = 1 AND attempt = 1 AND billing_period = {}"
         ).format(sql.Literal(billing_period))
-        with self._server.connect() as connection:
-            return copy_out(connection, query, CHARGED_SCHEMA)
+        return self._fetch(query, CHARGED_SCHEMA)
 
     def intend(self, scope: str, operations: pa.Table) -> None:
         """Commit `operations` (`OPERATION_COLUMNS`), whole or not at all.
@@ -160,16 +164,14 @@ class PostgresLedger:
     def operations(self, scope: str, wave: int) -> pa.Table:
         """A wave's operations as a rail takes them (`OPERATION_SCHEMA`), in the order of their keys."""
         condition = sql.SQL("o.scope = {} AND o.wave = {}").format(sql.Literal(scope), sql.Literal(wave))
-        with self._server.connect() as connection:
-            return copy_out(connection, _OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
+        return self._fetch(_OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
 
     def cards(self, scope: str, wave: int) -> pa.Table:
         """The instruments a wave charges (`CARD_SCHEMA`)."""
         query = sql.SQL(
             "SELECT DISTINCT instrument_token, payment_method, issuer FROM operation WHERE scope = {} AND wave = {}"
         ).format(sql.Literal(scope), sql.Literal(wave))
-        with self._server.connect() as connection:
-            return copy_out(connection, query, CARD_SCHEMA)
+        return self._fetch(query, CARD_SCHEMA)
 
     def record_batch(self, scope: str, wave: int, file: BatchFile) -> int:
         """Keep what a wave's file contains, before it may go out; returns its batch id."""
@@ -204,13 +206,18 @@ class PostgresLedger:
             if not _event(connection, batch_id, "answered", f"{answers.num_rows} answers"):
                 return
             _record(connection, finals, effective_on, was_unknown=False)
-            copy_in(connection, "unanswered", _keyed(unanswered).select(["operation_id"]).to_batches(), ["operation_id"])
+            copy_in(
+                connection, "unanswered", _keyed(unanswered).select(["operation_id"]).to_batches(), ["operation_id"]
+            )
             _enter(connection, unanswered, "unknown", effective_on, was_unknown=False)
 
     def unknown(self, scope: str) -> pa.Table:
         """Operations that were sent and never answered (`OPERATION_SCHEMA`)."""
-        with self._server.connect() as connection:
-            return _unknown(connection, scope)
+        condition = sql.SQL(
+            "o.scope = {} AND EXISTS (SELECT FROM unanswered u WHERE u.operation_id = o.operation_id)"
+            " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
+        ).format(sql.Literal(scope))
+        return self._fetch(_OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
 
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None:
         """Record what an inquiry found out; `pending` and `not_found` leave an operation unknown.
@@ -220,7 +227,7 @@ class PostgresLedger:
         """
         with self._server.connect() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"makegood.resolve.{scope}",))
-            unknown = _unknown(connection, scope)
+            unknown = self.unknown(scope)
             still_open = pc.is_in(answers["merchant_reference"], unknown["merchant_reference"].combine_chunks())
             finals = _finals(scope, unknown, answers.filter(still_open))
             _record(connection, finals, effective_on, was_unknown=True)
@@ -240,7 +247,9 @@ class PostgresLedger:
             rows = connection.execute(
                 "SELECT account::text, currency, balance_minor::bigint FROM balance ORDER BY account, currency"
             ).fetchall()
-        return [{"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows]
+        return [
+            {"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows
+        ]
 
     def unfinished(self) -> list[dict]:
         """Scopes that hold operations not sent, sent or unknown: what `stop` reports, by name."""
@@ -260,21 +269,15 @@ def _wave(row: tuple) -> Wave:
     return Wave(number, batch_id, file, handed_over=bool(handed_over), answered=bool(answered))
 
 
-def _unknown(connection: psycopg.Connection, scope: str) -> pa.Table:
-    condition = sql.SQL(
-        "o.scope = {} AND EXISTS (SELECT FROM unanswered u WHERE u.operation_id = o.operation_id)"
-        " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
-    ).format(sql.Literal(scope))
-    return copy_out(connection, _OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
-
-
 def _finals(scope: str, operations: pa.Table, answers: pa.Table) -> pa.Table:
     """The final ones among `answers`, each with the kind, amount and currency of its operation.
 
     Raises:
         FatalError: they are not answers to `operations`.
     """
-    place = pc.index_in(answers["merchant_reference"].combine_chunks(), operations["merchant_reference"].combine_chunks())
+    place = pc.index_in(
+        answers["merchant_reference"].combine_chunks(), operations["merchant_reference"].combine_chunks()
+    )
     foreign = place.null_count
     twice = answers.num_rows - pc.count_distinct(answers["merchant_reference"]).as_py()
     asked = operations.select(["kind", "amount_minor", "currency"]).take(place)
@@ -315,7 +318,12 @@ def _enter(
         posting = posting_for(kind, state, was_unknown=was_unknown)
         these = _keyed(operations.filter(pc.equal(operations["kind"], kind)))
         these = these.select(["operation_id", "amount_minor", "currency"])
-        constants = {"step": posting.step, "debit": posting.debit, "credit": posting.credit, "effective_on": str(effective_on)}
+        constants = {
+            "step": posting.step,
+            "debit": posting.debit,
+            "credit": posting.credit,
+            "effective_on": str(effective_on),
+        }
         for name, value in constants.items():
             these = these.append_column(name, pa.repeat(value, these.num_rows))
         copy_in(connection, "entry", these.to_batches(), these.column_names)

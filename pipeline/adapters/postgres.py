@@ -48,6 +48,8 @@ SERVER_SETTINGS = {
     "max_connections": "120",  # Airflow's components keep pools of their own
     "jit": "off",  # statements here are bulk copies and key look-ups
     "password_encryption": "scram-sha-256",
+    "log_error_verbosity": "terse",  # a failing row's contents do not belong in a log
+    "log_min_error_statement": "panic",  # nor do the statements that carried them
 }
 
 
@@ -61,7 +63,8 @@ class Server:
 
     Attributes:
         pipeline_url: SQLAlchemy URL of the service login the pipeline works with.
-        passwords: folder with one password file per login, readable by its owner alone; None for your own server.
+        passwords: folder with one password file per login, readable by its owner alone; with your own server it holds
+            what you put there, or is None.
     """
 
     pipeline_url: str
@@ -96,8 +99,13 @@ class Server:
             if "authentication failed" in str(error) or 'role "' in str(error):
                 raise UsageError(f"database login {login!r} was refused: wrong name or password") from None
             raise RetriableError(f"the database is away: {_first_line(error)}") from error
-        with connection:
-            yield connection
+        try:
+            with connection:
+                yield connection
+        except (psycopg.DataError, psycopg.IntegrityError) as error:  # its detail would quote the row
+            raise FatalError(
+                f"the database refused a row of {error.diag.table_name}: {error.diag.message_primary}"
+            ) from None
 
 
 def conninfo(url: str) -> str:
@@ -113,7 +121,8 @@ def open_server(settings: Settings) -> Server:
         FatalError: your own server lacks the schema, or the embedded one does not start.
     """
     if settings.database_url:
-        server = Server(settings.database_url, passwords=None)
+        logins = settings.home / "logins"
+        server = Server(settings.database_url, passwords=logins if logins.is_dir() else None)
         with server.connect() as connection:
             _require_schema(connection)
         return server

@@ -187,6 +187,21 @@ class Register:
                 raise UsageError(f"no run {run_id!r} is known here") from None
             _audit(connection, "review", run_id, {"comment": comment})
 
+    def review_for_airflow_user(self, run_id: str, *, comment: str, user: str) -> None:
+        """Mark a run's report as read by a user whom Airflow authenticated.
+
+        Raises:
+            UsageError: no comment, or no such run.
+        """
+        with self._server.connect("makegood_airflow") as connection:
+            try:
+                connection.execute("INSERT INTO review (run_id, comment, person) VALUES (%s, %s, %s)", (run_id, comment, user))
+            except psycopg.errors.ForeignKeyViolation:
+                raise UsageError(f"no run {run_id!r} is known here") from None
+            except psycopg.errors.CheckViolation:
+                raise UsageError("a review needs its comment") from None
+            _audit(connection, "review", run_id, {"comment": comment, "user": user})
+
     def reviews(self, run_id: str) -> list[dict[str, Any]]:
         """Who has read the run's reports: person, comment, at; oldest first."""
         with self._server.connect() as connection:

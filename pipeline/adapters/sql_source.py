@@ -47,7 +47,10 @@ class SqlSource:
             raise UsageError(
                 "the source is no SQLAlchemy URL, such as postgresql+psycopg://user@host/database"
             ) from None
-        self.label = self._url.set(password=None, query={}).render_as_string()
+        known = self._url
+        self.label = sa.URL.create(
+            known.drivername, known.username, None, known.host, known.port, known.database
+        ).render_as_string()
         self._query = sa.text(query)
         if "billing_period" not in self._query._bindparams:
             raise UsageError(f"{self.label}: the query must choose its rows by :billing_period")
@@ -146,4 +149,7 @@ def _database_errors(url: sa.URL, label: str) -> Iterator[None]:
 
 def _first_line(error: Exception, url: sa.URL) -> str:
     lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
-    return lines[0].replace(url.password, "***") if url.password else lines[0]
+    for secret in (url.password, *(value for name, value in url.query.items() if "pass" in name.lower())):
+        if isinstance(secret, str) and secret:
+            lines[0] = lines[0].replace(secret, "***")
+    return lines[0]
