@@ -93,3 +93,33 @@ CARD_SCHEMA = pa.schema(
     [("instrument_token", pa.string()), ("payment_method", pa.string()), ("issuer", pa.string())]
 )
 """What an acquirer knows of a stored instrument before it is charged."""
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("customer_id", pa.string()),
+        ("billing_period", pa.string()),
+        ("bill_cycle", pa.int64()),
+        ("occurrence", pa.int32()),  # which of several wrong charges of the same bill; 0 where there was none
+        ("charge_id", pa.string()),  # of the wrong charge
+        ("original_id", pa.string()),  # its operation, 32 hexadecimal digits; NULL where nothing was charged
+        ("payment_id", pa.string()),  # the acquirer's
+        ("wrong_minor", pa.int64()),  # what was charged; NULL where nothing was
+        ("correct_minor", pa.int64()),  # what is due; NULL where there is no correct bill
+        ("currency", pa.string()),
+        ("payment_method", pa.string()),  # of the wrong charge: where it is undone
+        ("issuer", pa.string()),
+        ("instrument_token", pa.string()),
+        ("class", pa.string()),  # over, under, equal, zero, credit, not_billed, missing, declined, unknown, ...
+        ("reversal", pa.string()),  # void, refund, none, wait, manual
+        ("reversal_reason", pa.string()),
+        ("rebill", pa.string()),  # rebill, hold, no_rebill
+        ("rebill_reason", pa.string()),
+        ("rebill_charge_id", pa.string()),  # of the correct charge
+        ("rebill_method", pa.string()),  # the customer's current instrument
+        ("rebill_issuer", pa.string()),
+        ("rebill_token", pa.string()),
+        ("money_back_by", pa.date32()),  # when the customer has the money again; NULL where none left the account
+        ("wave", pa.int32()),  # in which it goes out; lines of one customer go together
+    ]
+)
+"""A line of a remediation plan: one wrong charge (or one correct bill that was never charged) and what becomes of it."""
