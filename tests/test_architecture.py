@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "verb": {"core", "schema", "errors", "ports", "execution", "judge", "charts"},
     "judge": {"core", "schema", "errors", "ports", "expectations"},
     "execution": {"core", "schema", "errors", "ports"},
-    "adapters": {"core", "schema", "errors", "ports", "settings", "adapters"},
+    "adapters": {"core", "schema", "errors", "ports", "settings", "adapters", "pipeline"},
     "generate": {"core", "schema", "errors", "ports", "generate"},
     "sandbox": {"sandbox"},
     "charts": {"core"},
