@@ -4,15 +4,17 @@ A protocol belongs here when a verb calls it. How it is done is in `adapters`; w
 decided in `bootstrap`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.verdict import Table
 
 Progress = Callable[[str, int, int | None], None]
 """Told `(what, done, total)` as long work goes on; `total` is None while it is not known."""
@@ -254,3 +256,47 @@ class Lake(Protocol):
 
     def recall(self, *, source: str, billing_period: str, fingerprint: tuple) -> LandedRun | None:
         """The run last noted for the source and period, if `fingerprint` is still the same."""
+
+
+class Measurement(Protocol):
+    """The facts of one run against its history, counted once and ready to be added up.
+
+    Attributes:
+        currency: the run's currency: history's, or without history the run's most frequent; `XXX` without any.
+    """
+
+    currency: str
+
+    def profile(self) -> Table:
+        """One row per cohort (`cohort_kind`, `cohort`), the whole run first; one column per metric."""
+
+    def lags(self) -> Table:
+        """One row per cohort and earlier month, the whole run first."""
+
+    def without(self, issuers: Sequence[str]) -> AbstractContextManager[None]:
+        """Within the block, profile and lags are those of the run without these issuer cohorts."""
+
+    def amounts(self) -> Table:
+        """`core.verdict.Charts.amounts`."""
+
+    def totals(self) -> Table:
+        """`billing_period, charges, total_minor` per month, this run last."""
+
+    def quarantine(self, path: Path) -> Table:
+        """Write the offending rows to `path` (Parquet); returns `reason, rows`, most frequent first."""
+
+    def quarantine_sample(self, path: Path, per_reason: int) -> Table:
+        """The first rows of each reason in what `quarantine` wrote."""
+
+
+class Engine(Protocol):
+    """Where a run is measured."""
+
+    def measure(
+        self, run: LandedRun, history: Sequence[HistoryPeriod], parameters: Mapping[str, Any], progress: Progress
+    ) -> AbstractContextManager[Measurement]:
+        """Count every fact about `run` against `history`; `parameters` as `judge.MEASURING` lists them.
+
+        Raises:
+            FatalError: a partition is missing or is no landed run.
+        """

@@ -1,0 +1,101 @@
+"""The one rule class: a metric of each cohort lies between two bounds, and nothing passes unmeasured.
+
+Great Expectations' own range check, `ExpectColumnValuesToBeBetween`, passes where every value is NULL and
+where there is no row; over a table of cohorts that would release what was never looked at.
+"""
+
+import html
+from typing import Any, ClassVar
+
+import pandas as pd
+from great_expectations.core.metric_domain_types import MetricDomainTypes
+from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.expectations.expectation import BatchExpectation
+from great_expectations.expectations.metrics.metric_provider import metric_value
+from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
+
+NAMED_COHORTS = 5
+"""Failing cohorts that Data Docs names per rule; our own report names all."""
+
+
+class CohortTable(TableMetricProvider):
+    """The whole small table, read once for all rules."""
+
+    metric_name = "table.cohorts"
+
+    @metric_value(engine=PandasExecutionEngine)
+    def _pandas(cls, execution_engine: PandasExecutionEngine, metric_domain_kwargs: dict, **_: Any) -> pd.DataFrame:
+        frame, _, _ = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE)
+        return frame
+
+
+class ExpectCohortMetricToBeBetween(BatchExpectation):
+    """In every cohort of the given kinds, the metric lies between the bounds, both included.
+
+    A cohort is judged where each column of `judged_where` is at least the number given there; other cohorts are
+    listed as too small. A judged cohort whose metric - or whose count in `judged_where` - is NULL fails as
+    unmeasured; so does the rule as a whole where it finds no cohort of its kinds.
+
+    Args:
+        column: the metric.
+        min_value, max_value: the bounds; at least one.
+        cohorts: kinds of cohort, such as `["run", "issuer"]`.
+        judged_where: column -> least count.
+    """
+
+    column: str
+    min_value: float | None = None
+    max_value: float | None = None
+    cohorts: list[str]
+    judged_where: dict[str, int] = {}  # noqa: RUF012  pydantic copies it
+
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("table.cohorts",)
+    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where")
+    args_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where")
+
+    def _validate(self, metrics: dict, runtime_configuration: dict | None = None, execution_engine: Any = None) -> dict:
+        table = metrics["table.cohorts"]
+        if self.min_value is None and self.max_value is None:
+            raise ValueError(f"{self.column}: a rule without a bound can never fail")
+        wanted = table[table["cohort_kind"].isin(self.cohorts)]
+        judged, failed, unmeasured, too_small = [], [], [], []
+        for position, row in zip(wanted.index, wanted.to_dict("records"), strict=True):
+            short = self._short_of(row)
+            if short is not None and row[short] is None:
+                unmeasured.append([position, short])
+            elif short is not None:
+                too_small.append([position, short, row[short], self.judged_where[short]])
+            elif row[self.column] is None:
+                unmeasured.append([position, self.column])
+            else:
+                judged.append(position)
+                if not self._within(row[self.column]):
+                    failed.append(position)
+        looked_at = len(judged) + len(unmeasured) + len(too_small)
+        return {
+            "success": bool(looked_at and not failed and not unmeasured),
+            "result": {
+                "observed_value": f"{len(failed)} of {len(judged)} judged cohorts fail{_named(wanted, failed)}",
+                "details": {"judged": judged, "failed": failed, "unmeasured": unmeasured, "too_small": too_small},
+            },
+        }
+
+    def _short_of(self, row: dict[str, Any]) -> str | None:
+        """The first column of `judged_where` that `row` has too little of, or that is NULL."""
+        for column, least in self.judged_where.items():
+            if row[column] is None or row[column] < least:
+                return column
+        return None
+
+    def _within(self, value: float) -> bool:
+        # NaN compares false with every bound, so it is never within.
+        above = self.min_value is None or value >= self.min_value
+        below = self.max_value is None or value <= self.max_value
+        return above and below
+
+
+def _named(table: pd.DataFrame, positions: list[int]) -> str:
+    """The first cohorts at `positions`, escaped: Great Expectations prints observed values into HTML as they are."""
+    rows = table.loc[positions[:NAMED_COHORTS]].to_dict("records")
+    names = ", ".join(f"{row['cohort_kind']} {row['cohort']}".strip() for row in rows)
+    return html.escape(f": {names}" if names else "")

@@ -1,0 +1,278 @@
+"""DuckDB measures a run against its history: the SQL of `pipeline/sql`, run in order.
+
+Belongs here: laying out the Parquet partitions as views, running the SQL files, and handing small tables
+back as plain values. Does not: what is measured (`sql/`), what is too much (`expectations/suites`).
+Landed partitions hold whole numbers, dates and text only, so reading Parquet directly is safe here: the
+rows that pruned Parquet scans lose are those with a floating-point NaN.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.money import MINOR_UNIT_EXPONENT
+from pipeline.core.verdict import Table
+from pipeline.errors import FatalError
+from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
+from pipeline.schema import LANDED_SCHEMA, PAYMENT_METHODS
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+RECENT_MONTHS = 4
+"""Earlier months whose amounts are laid side by side; older ones are compared one at a time."""
+
+COHORT_LIMIT = 50
+"""Values of issuer, payment method and plan with a cohort of their own; the rest is counted together."""
+
+NO_CURRENCY = "XXX"
+"""ISO 4217 for "no currency", where neither the run nor its history has one."""
+
+
+class DuckDBEngine:
+    """Measures with DuckDB, in memory, spilling to disk beyond the limit.
+
+    Args:
+        memory_limit: as DuckDB writes it, such as `1500MB`.
+        threads: worker threads.
+    """
+
+    def __init__(self, *, memory_limit: str = "1500MB", threads: int = 2) -> None:
+        self._config = {"memory_limit": memory_limit, "threads": threads, "preserve_insertion_order": False}
+
+    @contextmanager
+    def measure(
+        self,
+        run: LandedRun,
+        history: Sequence[HistoryPeriod],
+        parameters: Mapping[str, Any],
+        progress: Progress = no_progress,
+    ) -> Iterator["Measurement"]:
+        """Count every fact about `run` against `history` (any order), once; the tables live as long as the block.
+
+        Args:
+            parameters: what the suites fix for measuring: `tax_basis_points`, `moved_percent`,
+                `comparable_minimum`, `normal_share_ceiling`, `amount_limit_minor` by currency.
+
+        Raises:
+            FatalError: a partition is missing or is no landed run.
+        """
+        with duckdb.connect(config=self._config) as connection:
+            measurement = Measurement(connection, run, history)
+            measurement._lay_out(parameters)
+            measurement._count(progress)
+            yield measurement
+
+
+class Measurement:
+    """The facts of one run, ready to be added up; made by `DuckDBEngine.measure`.
+
+    Attributes:
+        currency: the run's currency: history's, or without history the run's most frequent.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, run: LandedRun, history: Sequence[HistoryPeriod]) -> None:
+        self._connection = connection
+        self._run = run
+        self._history = sorted(history, key=lambda month: month.billing_period, reverse=True)
+        self.currency = NO_CURRENCY
+
+    def profile(self) -> Table:
+        """One row per cohort, the whole run first."""
+        return self._query("profile")
+
+    def lags(self) -> Table:
+        """One row per cohort and earlier month, the whole run first."""
+        return self._query("lags")
+
+    @contextmanager
+    def without(self, issuers: Sequence[str]) -> Iterator[None]:
+        """Within this block, profile and lags are those of the run without these issuer cohorts."""
+        self._connection.executemany("INSERT INTO left_out VALUES (?)", [[issuer] for issuer in issuers])
+        try:
+            yield
+        finally:
+            self._connection.execute("DELETE FROM left_out")
+
+    def amounts(self) -> Table:
+        """Bills by amount and month, as `core.verdict.Charts.amounts`."""
+        return self._query("amounts")
+
+    def totals(self) -> Table:
+        """`billing_period, charges, total_minor` per month, this run last."""
+        return self._query("totals")
+
+    def quarantine(self, path: Path) -> Table:
+        """Write the offending rows to `path` (Parquet); returns `reason, rows`, most frequent first."""
+        self._connection.execute(f"COPY ({_sql('quarantine')}) TO '{_quoted(path)}' (FORMAT parquet, COMPRESSION zstd)")
+        return self._rows(
+            f"SELECT reason, count(*) AS rows FROM read_parquet('{_quoted(path)}') GROUP BY reason ORDER BY rows DESC, reason"
+        )
+
+    def quarantine_sample(self, path: Path, per_reason: int) -> Table:
+        """The first rows of each reason in a file that `quarantine` wrote."""
+        return self._rows(
+            f"SELECT * FROM read_parquet('{_quoted(path)}') QUALIFY row_number() OVER "
+            f"(PARTITION BY reason ORDER BY source_file, source_row) <= {int(per_reason)} ORDER BY reason, source_file, source_row"
+        )
+
+    def _lay_out(self, parameters: Mapping[str, Any]) -> None:
+        self._connection.execute(_sql("macros"))
+        self._view("charges", self._run.path)
+        period = BillingPeriod.parse(self._run.billing_period)
+        months = [
+            (recency, month.billing_period, period.months_since(BillingPeriod.parse(month.billing_period)))
+            for recency, month in enumerate(self._history, start=1)
+        ]
+        if any(lag < 1 for _, _, lag in months) or len({lag for _, _, lag in months}) < len(months):
+            raise FatalError(
+                f"history of {period} must be different earlier months, not {[label for _, label, _ in months]}"
+            )
+        self._table("months", "recency INTEGER, billing_period VARCHAR, lag INTEGER", months)
+        self._table("left_out", "issuer_cohort VARCHAR", [])
+        self._table("known_payment_methods", "payment_method VARCHAR", [[method] for method in PAYMENT_METHODS])
+        self._table("known_currencies", "currency VARCHAR", [[currency] for currency in MINOR_UNIT_EXPONENT])
+        self._lay_out_history()
+        self._table(
+            "files",
+            "name VARCHAR, row_count BIGINT, control_total_minor DECIMAL(38, 0), "
+            "manifest_row_count BIGINT, manifest_control_total_minor DECIMAL(38, 0)",
+            [
+                (f.name, f.row_count, f.control_total_minor, f.manifest_row_count, f.manifest_control_total_minor)
+                for f in self._run.files
+            ],
+        )
+        self.currency = self._find_currency()
+        self._lay_out_parameters(period, parameters)
+
+    def _lay_out_history(self) -> None:
+        for recency, month in enumerate(self._history, start=1):
+            self._view(f"month_{recency}", month.path)
+        for recency in range(len(self._history) + 1, RECENT_MONTHS + 1):
+            self._connection.execute(f"CREATE TEMP VIEW month_{recency} AS SELECT * FROM charges WHERE FALSE")
+        all_months = " UNION ALL ".join(
+            f"SELECT CAST({recency} AS INTEGER) AS recency, * FROM month_{recency}"
+            for recency in range(1, max(len(self._history), 1) + 1)
+        )
+        self._connection.execute(f"CREATE TEMP VIEW history AS {all_months}")
+
+    def _lay_out_parameters(self, period: BillingPeriod, parameters: Mapping[str, Any]) -> None:
+        limits = parameters["amount_limit_minor"]
+        row = {
+            "run_period": str(period),
+            "run_currency": self.currency,
+            "first_day": period.first_day,
+            "last_day": period.last_day,
+            "month_count": len(self._history),
+            "cohort_limit": COHORT_LIMIT,
+            "amount_limit_minor": limits.get(self.currency, limits["other"]),
+            "tax_basis_points": parameters["tax_basis_points"],
+            "moved_percent": parameters["moved_percent"],
+            "comparable_minimum": parameters["comparable_minimum"],
+            "normal_share_ceiling": parameters["normal_share_ceiling"],
+        }
+        self._table(
+            "parameters",
+            "run_period VARCHAR, run_currency VARCHAR, first_day DATE, last_day DATE, month_count INTEGER, "
+            "cohort_limit INTEGER, amount_limit_minor BIGINT, tax_basis_points INTEGER, moved_percent INTEGER, "
+            "comparable_minimum INTEGER, normal_share_ceiling DOUBLE",
+            [tuple(row.values())],
+        )
+
+    def _find_currency(self) -> str:
+        for months in ("month_1", "charges"):
+            found = self._connection.execute(
+                f"SELECT currency FROM {months} WHERE currency <> '' GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1"
+            ).fetchone()
+            if found:
+                return found[0]
+        return NO_CURRENCY
+
+    def _count(self, progress: Progress) -> None:
+        steps = ("cells", "accounts", "side_by_side", "broken", "facts")
+        older = range(RECENT_MONTHS + 1, len(self._history) + 1)
+        for done, step in enumerate(steps):
+            progress("measuring", done, len(steps) + len(older))
+            if step == "side_by_side":
+                self._lay_side_by_side()
+            else:
+                self._connection.execute(_sql(step))
+        for done, recency in enumerate(older, start=len(steps)):
+            progress("measuring", done, len(steps) + len(older))
+            self._connection.execute(
+                f"CREATE OR REPLACE TEMP VIEW older_month AS SELECT CAST({recency} AS INTEGER) AS recency, * FROM month_{recency}"
+            )
+            self._connection.execute(_sql("older_month"))
+        progress("measuring", len(steps) + len(older), len(steps) + len(older))
+
+    def _lay_side_by_side(self) -> None:
+        """Join the months as they are; should one of them bill an account twice, again with each account once.
+
+        A month that this pipeline charged has no account twice, and reducing every month to be sure costs as much as
+        the join. So the join comes first and is then looked at: an account of this run is there once if there are as many rows
+        as accounts, and the few that are not in this run are counted.
+        """
+        self._view_earlier("{columns}", "")
+        self._connection.execute(_sql("side_by_side"))
+        (repeated,) = self._connection.execute(
+            "SELECT (SELECT count(cell) FROM accounts) <> (SELECT count(*) FROM this_month) OR EXISTS ("
+            "SELECT 1 FROM accounts WHERE cell IS NULL GROUP BY customer_id, bill_cycle HAVING count(*) > 1)"
+        ).fetchone()
+        if repeated:
+            self._view_earlier("customer_id, bill_cycle, {maxima}", "GROUP BY customer_id, bill_cycle")
+            self._connection.execute(_sql("side_by_side"))
+
+    def _view_earlier(self, select: str, group: str) -> None:
+        for recency in range(1, RECENT_MONTHS + 1):
+            month, names = (
+                ("last_month_in_cells", ["amount", "cell"]) if recency == 1 else (f"month_{recency}", ["amount"])
+            )
+            columns = select.format(columns="*", maxima=", ".join(f"max({name}) AS {name}" for name in names))
+            self._connection.execute(
+                f"CREATE OR REPLACE TEMP VIEW earlier_{recency} AS SELECT {columns} FROM ("
+                f"SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle, amount_minor AS amount"
+                f"{', cell' if recency == 1 else ''} FROM {month} WHERE customer_id <> '') AS bills {group}"
+            )
+
+    def _view(self, name: str, path: Path) -> None:
+        try:
+            self._connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet('{_quoted(path)}')")
+            columns = {row[0] for row in self._connection.execute(f"DESCRIBE {name}").fetchall()}
+        except duckdb.Error as error:
+            raise FatalError(f"{path} cannot be read as a landed run: {error}; land it again") from error
+        if missing := [column for column in LANDED_SCHEMA.names if column not in columns]:
+            raise FatalError(f"{path} is no landed run: it has no column {', '.join(missing)}; land it again")
+
+    def _table(self, name: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._connection.execute(f"CREATE TEMP TABLE {name} ({columns})")
+        if rows:
+            self._connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+
+    def _query(self, name: str) -> Table:
+        return self._rows(_sql(name))
+
+    def _rows(self, sql: str) -> Table:
+        cursor = self._connection.execute(sql)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
+
+
+def _plain(value: Any) -> Any:
+    """Sums leave SQL as decimals without a fraction: whole numbers in Python."""
+    if isinstance(value, Decimal):
+        if value != value.to_integral_value():
+            raise AssertionError(f"a sum with a fraction left the engine: {value}")
+        return int(value)
+    return value
+
+
+def _sql(name: str) -> str:
+    return (SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

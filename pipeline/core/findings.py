@@ -1,0 +1,171 @@
+"""Failures put into words: one finding per cause rather than per cohort, the most important first.
+
+Belongs here: folding, ordering and wording. Does not: deciding what fails (the suites) or what a failure
+means for the run (`judge`).
+"""
+
+import string
+from collections import defaultdict
+from typing import Any
+
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.money import format_minor
+from pipeline.core.rule import Failure, Rule
+from pipeline.core.verdict import WHOLE_RUN, Finding
+
+COHORT_KINDS = {WHOLE_RUN: "whole run", "issuer": "issuer", "payment_method": "payment method", "plan": "plan"}
+"""From the broadest to the narrowest, with what people call them."""
+
+SEVERITIES = ("critical", "warning", "info")
+
+CONFINED_FACTOR = 2
+"""Cohorts whose level is at least this many times the whole run's hold the fault; less is the fault showing everywhere."""
+
+WHOLESALE_SHARE = 0.5
+"""From this share on, amounts are called a month's; below, some of them."""
+
+
+def findings(failures: list[Failure], *, billing_period: str, currency: str) -> list[Finding]:
+    """One finding per cause, the most important first.
+
+    A rule that fails for the whole run and for cohorts of it is told once: of the cohorts when they hold the
+    fault, of the whole run when it is everywhere.
+    """
+    groups: dict[tuple, list[Failure]] = defaultdict(list)
+    for failure in _severest(failures):
+        groups[failure.rule.name, failure.kind, failure.row.get("lag")].append(failure)
+    told = [failure for group in groups.values() for failure in _folded(group)]
+    return [_worded(failure, billing_period, currency) for failure in sorted(told, key=_importance)]
+
+
+def expected_text(rule: Rule) -> str:
+    """The bounds of a rule as a person reads them."""
+    low, high = rule.kwargs.get("min_value"), rule.kwargs.get("max_value")
+    if low is None and high is None:
+        return rule.description
+    if low is None:
+        return "none" if high == 0 and rule.unit == "count" else f"at most {_quantity(high, rule.unit)}"
+    if high is None:
+        return f"at least {_quantity(low, rule.unit)}"
+    return f"between {_quantity(low, rule.unit)} and {_quantity(high, rule.unit)}"
+
+
+def _severest(failures: list[Failure]) -> list[Failure]:
+    """Without the milder failures of a metric that a stricter rule has failed already, there or in a part of the whole."""
+
+    def metric(failure: Failure) -> tuple:
+        return failure.rule.table, failure.rule.kwargs.get("column"), failure.row.get("lag")
+
+    critical: dict[tuple, set[str]] = defaultdict(set)
+    for failure in failures:
+        if failure.rule.severity == "critical":
+            critical[metric(failure)].add(failure.cohort)
+
+    def told_already(failure: Failure) -> bool:
+        cohorts = critical[metric(failure)]
+        return failure.rule.severity != "critical" and bool(cohorts) and failure.cohort in cohorts | {WHOLE_RUN}
+
+    return [failure for failure in failures if not told_already(failure)]
+
+
+def _folded(group: list[Failure]) -> list[Failure]:
+    run = next((failure for failure in group if failure.cohort_kind == WHOLE_RUN), None)
+    if run is None:
+        return group
+    for kind in COHORT_KINDS:
+        failing = [failure for failure in group if failure.cohort_kind == kind]
+        if kind != WHOLE_RUN and failing and len(failing) < run.judged_by_kind.get(kind, 0) and _holds_it(failing, run):
+            return failing
+    return [run]
+
+
+def _holds_it(failing: list[Failure], run: Failure) -> bool:
+    if run.kind != "failed":
+        return False
+    if run.rule.unit == "count":
+        return len(failing) == 1 and failing[0].value == run.value
+    return min(abs(failure.value) for failure in failing) >= CONFINED_FACTOR * abs(run.value)
+
+
+def _importance(failure: Failure) -> tuple:
+    level = failure.value if isinstance(failure.value, (int, float)) else 0
+    if failure.rule.unit == "count":
+        level = level / max(failure.row.get("row_count") or 0, 1)
+    return (
+        SEVERITIES.index(failure.rule.severity),
+        failure.rule.rank,
+        -round(abs(level), 1),  # in steps, so that among equals the broadest cohort comes first
+        list(COHORT_KINDS).index(failure.cohort_kind) if failure.cohort_kind in COHORT_KINDS else 0,
+        failure.row.get("lag") or 0,
+        failure.cohort,
+    )
+
+
+def _worded(failure: Failure, billing_period: str, currency: str) -> Finding:
+    rule = failure.rule
+    if failure.kind != "failed":
+        explanation = f"{_where(failure)}: {failure.problem}; held, because what was not measured cannot be released"
+        return Finding(
+            rule.name, rule.severity, failure.cohort, "not measured", expected_text(rule), explanation, "certain"
+        )
+    observed = _observed(failure)
+    fields = dict(failure.row, where=_where(failure), observed=observed, expected=expected_text(rule))
+    fields |= _months(failure.row, billing_period)
+    try:
+        explanation = _Wording(currency).vformat(rule.says, (), fields)
+    except (KeyError, ValueError, TypeError, IndexError):
+        # A slip in a template must not cost the verdict its finding.
+        explanation = f"{_where(failure)}: {observed}, expected {expected_text(rule)}. {rule.description}"
+    return Finding(
+        rule.name, rule.severity, failure.cohort, observed, expected_text(rule), explanation, rule.confidence
+    )
+
+
+def _observed(failure: Failure) -> str:
+    if failure.value is None:
+        return failure.problem
+    if failure.rule.shows:
+        return _quantity(failure.row[failure.rule.shows], "share")
+    return _quantity(failure.value, failure.rule.unit)
+
+
+def _where(failure: Failure) -> str:
+    kind = COHORT_KINDS.get(failure.cohort_kind, failure.cohort_kind)
+    return kind if failure.cohort_kind == WHOLE_RUN else f"{kind} {failure.row['cohort']}"
+
+
+def _months(row: dict[str, Any], billing_period: str) -> dict[str, str]:
+    """`whose`: what a run that repeats an earlier month carries, such as "July's charges in September's run"."""
+    if "compared_with" not in row:
+        return {}
+    this, other = BillingPeriod.parse(billing_period), BillingPeriod.parse(row["compared_with"])
+    year = f" {other.year}" if this.months_since(other) >= 12 else ""
+    charges = f"{other.month_name}{year}'s charges in {this.month_name}'s run"
+    return {"whose": charges if (row["repeat_share"] or 0) >= WHOLESALE_SHARE else f"some of {charges}"}
+
+
+class _Wording(string.Formatter):
+    """Format fields as `{row_count:count}`, `{missing_share:share}`, `{total_drift:change}`, `{total_minor:money}`."""
+
+    def __init__(self, currency: str) -> None:
+        self._currency = currency
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return "unknown"
+        if format_spec == "money":
+            return format_minor(value, self._currency)
+        return _quantity(value, format_spec) if format_spec else str(value)
+
+
+def _quantity(value: Any, unit: str) -> str:
+    if unit == "share":
+        text = f"{100 * value:.1f} %"
+        return "over 99.9 %" if text == "100.0 %" and value < 1 else text
+    if unit == "change":
+        return f"{100 * value:+.1f} %"
+    if unit == "excess":
+        return f"{100 * value:.1f} percentage points above normal"
+    if unit == "points":
+        return f"{100 * value:+.1f} percentage points"
+    return f"{int(value):,}"

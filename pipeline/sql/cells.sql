@@ -1,0 +1,68 @@
+-- The groups everything is counted in. Before this runs, the engine has laid out:
+--   charges              this run, as landed
+--   history              earlier months, all of them: recency (1 = latest) and the columns of charges
+--   month_1 .. month_4   the four latest of them; empty where history is shorter
+--   months               recency, billing_period, lag (calendar months before this run)
+--   parameters           one row: what the suites and the run fix
+--   known_currencies, known_payment_methods
+
+-- The smallest groups that are ever counted: issuer x payment method x plan. Every cohort is a union of them,
+-- so each fact below is counted once per cell and added up afterwards. History's cells are included: a cohort
+-- that has vanished this month keeps its rows, with zeros.
+CREATE TEMP TABLE cells AS
+WITH this_month AS (
+    SELECT coalesce(issuer, '') AS issuer, coalesce(payment_method, '') AS payment_method,
+           coalesce(plan_code, '') AS plan_code, count(*) AS charges
+    FROM charges GROUP BY 1, 2, 3
+),
+earlier AS (
+    SELECT coalesce(issuer, '') AS issuer, coalesce(payment_method, '') AS payment_method,
+           coalesce(plan_code, '') AS plan_code, count(*) AS charges
+    FROM history GROUP BY 1, 2, 3
+),
+found AS (
+    SELECT issuer, payment_method, plan_code, CAST(sum(charges) AS BIGINT) AS charges
+    FROM (SELECT * FROM this_month UNION ALL SELECT * FROM earlier) AS both_of_them
+    GROUP BY 1, 2, 3
+)
+SELECT
+    CAST(row_number() OVER (ORDER BY issuer, payment_method, plan_code) AS INTEGER) AS cell,
+    issuer, payment_method, plan_code,
+    payment_method NOT IN (SELECT payment_method FROM known_payment_methods) AS payment_method_is_unknown,
+    plan_code <> '' AND plan_code NOT IN (SELECT plan_code FROM earlier) AND EXISTS (SELECT 1 FROM months) AS plan_is_new,
+    may_hold_card(concat_ws('|', issuer, payment_method, plan_code)) AS may_hold_card,
+    -- Cohort names. Past the limit, values are counted together: a column full of garbage makes no million cohorts,
+    -- and no cohort is a single customer.
+    CASE WHEN dense_rank() OVER (ORDER BY issuer_charges DESC, issuer) > cohort_limit THEN '(others)'
+         WHEN issuer = '' THEN '(none)' ELSE hide_numbers(issuer) END AS issuer_cohort,
+    CASE WHEN dense_rank() OVER (ORDER BY payment_method_charges DESC, payment_method) > cohort_limit THEN '(others)'
+         WHEN payment_method = '' THEN '(none)' ELSE hide_numbers(payment_method) END AS payment_method_cohort,
+    CASE WHEN dense_rank() OVER (ORDER BY plan_charges DESC, plan_code) > cohort_limit THEN '(others)'
+         WHEN plan_code = '' THEN '(none)' ELSE hide_numbers(plan_code) END AS plan_cohort
+FROM (
+    SELECT *,
+        sum(charges) OVER (PARTITION BY issuer) AS issuer_charges,
+        sum(charges) OVER (PARTITION BY payment_method) AS payment_method_charges,
+        sum(charges) OVER (PARTITION BY plan_code) AS plan_charges
+    FROM found
+) AS weighed
+CROSS JOIN parameters;
+
+-- A month's charges with the cell each belongs to.
+CREATE TEMP VIEW charges_in_cells AS
+SELECT charges.*, cells.cell, cells.payment_method_is_unknown, cells.plan_is_new,
+    cells.may_hold_card AS cell_may_hold_card,
+    NOT (fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)) AS has_huge_component,
+    CASE WHEN fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)
+         THEN base_fee_minor + usage_fee_minor - discount_minor END AS net_minor
+FROM charges
+JOIN cells ON cells.issuer = coalesce(charges.issuer, '')
+    AND cells.payment_method = coalesce(charges.payment_method, '')
+    AND cells.plan_code = coalesce(charges.plan_code, '');
+
+CREATE TEMP VIEW last_month_in_cells AS
+SELECT month_1.*, cells.cell
+FROM month_1
+JOIN cells ON cells.issuer = coalesce(month_1.issuer, '')
+    AND cells.payment_method = coalesce(month_1.payment_method, '')
+    AND cells.plan_code = coalesce(month_1.plan_code, '');

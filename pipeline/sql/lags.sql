@@ -1,0 +1,48 @@
+-- Repeats by cohort and earlier month: of the comparable bills (facts.sql says which), the share that is to the unit the bill of
+-- that month, and the share that is normal: last month's run against its own month as far back. Where too few bills can say what is
+-- normal - a small cohort, or history's oldest month - the largest share that the whole of last month's run had with any month is
+-- taken. Never is more than a ceiling called normal, so that one wrong month in history cannot hide the next.
+WITH chosen AS (
+    SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT issuer_cohort FROM left_out)
+),
+added AS (
+    SELECT
+        months.recency,
+        cohort_kind(issuer_cohort, payment_method_cohort, plan_cohort) AS cohort_kind,
+        coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
+        CAST(sum(coalesce(comparable, 0)) AS BIGINT) AS comparable,
+        CAST(sum(coalesce(repeated, 0)) AS BIGINT) AS repeated,
+        CAST(sum(coalesce(previous_comparable, 0)) AS BIGINT) AS previous_comparable,
+        CAST(sum(coalesce(previous_repeated, 0)) AS BIGINT) AS previous_repeated
+    FROM chosen
+    CROSS JOIN months
+    LEFT JOIN lag_facts ON lag_facts.cell = chosen.cell AND lag_facts.recency = months.recency
+    GROUP BY GROUPING SETS ((months.recency), (issuer_cohort, months.recency), (payment_method_cohort, months.recency),
+                            (plan_cohort, months.recency))
+),
+named AS (
+    SELECT cohort_kind, cohort, billing_period, lag,
+           comparable, repeated, previous_comparable, previous_repeated
+    FROM added JOIN months USING (recency)
+),
+latest AS (SELECT lag AS latest_lag FROM months WHERE recency = 1),
+fallback AS (
+    SELECT coalesce(max(share(previous_repeated, previous_comparable)), 0) AS run_share
+    FROM named CROSS JOIN parameters WHERE cohort_kind = 'run' AND previous_comparable >= comparable_minimum
+),
+normal AS (
+    SELECT named.cohort_kind, named.cohort, named.lag - latest_lag AS lag,
+           share(named.previous_repeated, named.previous_comparable) AS normal_share
+    FROM named CROSS JOIN parameters CROSS JOIN latest
+    WHERE named.previous_comparable >= comparable_minimum
+)
+SELECT
+    cohort_kind, cohort, billing_period AS compared_with, lag, comparable, repeated,
+    share(repeated, comparable) AS repeat_share,
+    least(coalesce(normal_share, run_share), normal_share_ceiling) AS normal_share,
+    share(repeated, comparable) - least(coalesce(normal_share, run_share), normal_share_ceiling) AS repeat_excess
+FROM named
+LEFT JOIN normal USING (cohort_kind, cohort, lag)
+CROSS JOIN fallback
+CROSS JOIN parameters
+ORDER BY CASE cohort_kind WHEN 'run' THEN 0 WHEN 'issuer' THEN 1 WHEN 'payment_method' THEN 2 ELSE 3 END, cohort, lag

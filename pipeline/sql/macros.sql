@@ -1,0 +1,37 @@
+-- Words the other files use.
+
+-- Runs of 13 to 19 digits, bare or grouped as card numbers are printed (4-4-4-4, 4-6-5, ...), standing by themselves: inside
+-- a longer word of letters and digits, such as a hexadecimal token, they are not looked for.
+CREATE TEMP MACRO numbers_in(text) AS
+    regexp_extract_all(
+        replace(text, '_', ' '),
+        '\b([0-9]{13,19}|[0-9]{4}([ -][0-9]{4}){2}[ -][0-9]{1,7}|[0-9]{4}([ -][0-9]{4}){3}[ -][0-9]{3}|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5})\b');
+
+-- A quick test that lets no such number through.
+CREATE TEMP MACRO may_hold_card(text) AS regexp_matches(text, '[0-9]{4}[ -]?[0-9]{4,6}[ -]?[0-9]{4}');
+
+-- For text that is shown: no number as long as a card's leaves here, whatever its check digit.
+CREATE TEMP MACRO hide_numbers(text) AS regexp_replace(text, '[0-9]([ -]?[0-9]){12,}', '(number hidden)', 'g');
+
+-- First six and last four digits, as the card industry allows a number to be shown.
+CREATE TEMP MACRO mask_card(text) AS
+    left(regexp_replace(text, '[^0-9]', '', 'g'), 6) || '******' || right(regexp_replace(text, '[^0-9]', '', 'g'), 4);
+
+-- a / b as a share, NULL (never NaN or infinity) where there is nothing to divide by.
+CREATE TEMP MACRO share(part, whole) AS
+    CASE WHEN whole > 0 THEN CAST(part AS DOUBLE) / CAST(whole AS DOUBLE) END;
+
+-- Whether an amount moved by more than a percentage of what it was; both positive, exact up to 13 digits.
+CREATE TEMP MACRO moved(amount, before, percent) AS
+    abs(CAST(amount AS DOUBLE) - CAST(before AS DOUBLE)) * 100 > CAST(before AS DOUBLE) * percent;
+
+-- Nothing but blanks. The comparison spares most texts the trimming: blanks sort before everything that is printed.
+CREATE TEMP MACRO is_blank(text) AS text IS NULL OR (text < '!' AND trim(text) = '');
+
+-- Small enough that sums and products of a few of them cannot overflow.
+CREATE TEMP MACRO fits(amount) AS amount BETWEEN -10000000000000 AND 10000000000000;
+
+-- Which kind of cohort a row of GROUPING SETS is: the one that it was grouped by.
+CREATE TEMP MACRO cohort_kind(issuer, payment_method, plan) AS
+    CASE WHEN issuer IS NOT NULL THEN 'issuer' WHEN payment_method IS NOT NULL THEN 'payment_method'
+         WHEN plan IS NOT NULL THEN 'plan' ELSE 'run' END;

@@ -1,0 +1,113 @@
+-- The run profile: one row per cohort, one column per metric. Cohorts are the union of this run's and history's, so one that is
+-- absent this month has its row, with zeros. Issuers in left_out are left out of every cohort: that is how the gate asks whether the
+-- others could go without them. Shares are NULL where there is nothing to divide by; whether that is a reason to hold
+-- is for the suites to say.
+WITH chosen AS (
+    SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT issuer_cohort FROM left_out)
+),
+added AS (
+    SELECT
+        cohort_kind(issuer_cohort, payment_method_cohort, plan_cohort) AS cohort_kind,
+        coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
+        CAST(sum(coalesce(row_count, 0)) AS BIGINT) AS row_count,
+        CAST(sum(coalesce(positive_count, 0)) AS BIGINT) AS positive_count,
+        CAST(sum(coalesce(zero_count, 0)) AS BIGINT) AS zero_count,
+        CAST(sum(coalesce(negative_count, 0)) AS BIGINT) AS negative_count,
+        CAST(sum(coalesce(total_minor, 0)) AS DECIMAL(38, 0)) AS total_minor,
+        CAST(sum(coalesce(positive_minor, 0)) AS DECIMAL(38, 0)) AS positive_minor,
+        CAST(sum(coalesce(missing_charge_id, 0)) AS BIGINT) AS missing_charge_id,
+        CAST(sum(coalesce(missing_customer_id, 0)) AS BIGINT) AS missing_customer_id,
+        CAST(sum(coalesce(missing_billing_period, 0)) AS BIGINT) AS missing_billing_period,
+        CAST(sum(coalesce(missing_amount, 0)) AS BIGINT) AS missing_amount,
+        CAST(sum(coalesce(missing_currency, 0)) AS BIGINT) AS missing_currency,
+        CAST(sum(coalesce(missing_payment_method, 0)) AS BIGINT) AS missing_payment_method,
+        CAST(sum(coalesce(missing_issuer, 0)) AS BIGINT) AS missing_issuer,
+        CAST(sum(coalesce(missing_instrument_token, 0)) AS BIGINT) AS missing_instrument_token,
+        CAST(sum(coalesce(duplicate_charge_id, 0)) AS BIGINT) AS duplicate_charge_id,
+        CAST(sum(coalesce(duplicate_account, 0)) AS BIGINT) AS duplicate_account,
+        CAST(sum(coalesce(wrong_period, 0)) AS BIGINT) AS wrong_period,
+        CAST(sum(coalesce(service_outside_period, 0)) AS BIGINT) AS service_outside_period,
+        CAST(sum(coalesce(unknown_payment_method, 0)) AS BIGINT) AS unknown_payment_method,
+        CAST(sum(coalesce(wrong_currency, 0)) AS BIGINT) AS wrong_currency,
+        CAST(sum(coalesce(unknown_plan, 0)) AS BIGINT) AS unknown_plan,
+        CAST(sum(coalesce(components_count, 0)) AS BIGINT) AS components_count,
+        CAST(sum(coalesce(components_disagree, 0)) AS BIGINT) AS components_disagree,
+        CAST(sum(coalesce(wrong_tax, 0)) AS BIGINT) AS wrong_tax,
+        CAST(sum(coalesce(over_limit, 0)) AS BIGINT) AS over_limit,
+        CAST(sum(coalesce(card_number, 0)) AS BIGINT) AS card_number,
+        CAST(sum(coalesce(previous_row_count, 0)) AS BIGINT) AS previous_row_count,
+        CAST(sum(coalesce(previous_positive_count, 0)) AS BIGINT) AS previous_positive_count,
+        CAST(sum(coalesce(previous_zero_count, 0)) AS BIGINT) AS previous_zero_count,
+        CAST(sum(coalesce(previous_negative_count, 0)) AS BIGINT) AS previous_negative_count,
+        CAST(sum(coalesce(previous_total_minor, 0)) AS DECIMAL(38, 0)) AS previous_total_minor,
+        CAST(sum(coalesce(previous_positive_minor, 0)) AS DECIMAL(38, 0)) AS previous_positive_minor,
+        CAST(sum(coalesce(account_count, 0)) AS BIGINT) AS account_count,
+        CAST(sum(coalesce(missing_count, 0)) AS BIGINT) AS missing_count,
+        CAST(sum(coalesce(new_count, 0)) AS BIGINT) AS new_count,
+        CAST(sum(coalesce(compared_count, 0)) AS BIGINT) AS compared_count,
+        CAST(sum(coalesce(moved_count, 0)) AS BIGINT) AS moved_count,
+        CAST(sum(coalesce(previous_compared_count, 0)) AS BIGINT) AS previous_compared_count,
+        CAST(sum(coalesce(previous_moved_count, 0)) AS BIGINT) AS previous_moved_count
+    FROM chosen
+    LEFT JOIN row_facts USING (cell)
+    LEFT JOIN broken_facts USING (cell)
+    LEFT JOIN previous_row_facts USING (cell)
+    LEFT JOIN account_facts USING (cell)
+    GROUP BY GROUPING SETS ((), (issuer_cohort), (payment_method_cohort), (plan_cohort))
+),
+-- Medians do not add up. They are a bill that exists (the lower of the middle two), hence whole.
+middle AS (
+    SELECT cohort_kind(issuer_cohort, payment_method_cohort, plan_cohort) AS cohort_kind,
+           coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
+           percentile_disc(0.5) WITHIN GROUP (ORDER BY amount_minor) AS median_minor
+    FROM charges_in_cells JOIN chosen USING (cell) WHERE amount_minor > 0
+    GROUP BY GROUPING SETS ((), (issuer_cohort), (payment_method_cohort), (plan_cohort))
+),
+previous_middle AS (
+    SELECT cohort_kind(issuer_cohort, payment_method_cohort, plan_cohort) AS cohort_kind,
+           coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
+           percentile_disc(0.5) WITHIN GROUP (ORDER BY amount_minor) AS previous_median_minor
+    FROM last_month_in_cells JOIN chosen USING (cell) WHERE amount_minor > 0
+    GROUP BY GROUPING SETS ((), (issuer_cohort), (payment_method_cohort), (plan_cohort))
+),
+-- What was read, what the extract says it read, and what the manifest promised. These say something of the whole run only.
+loaded AS (
+    SELECT source_file AS name, count(*) AS loaded_count, CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) AS loaded_minor
+    FROM charges GROUP BY source_file
+),
+arrivals AS (
+    SELECT
+        count(*) FILTER (WHERE coalesce(loaded_count, 0) <> coalesce(row_count, 0)
+            OR coalesce(loaded_minor, 0) <> coalesce(control_total_minor, 0)) AS files_unlike_landed,
+        count(manifest_row_count) AS manifest_file_count,
+        count(*) FILTER (WHERE manifest_row_count <> row_count) AS files_unlike_manifest_rows,
+        count(*) FILTER (WHERE manifest_control_total_minor <> control_total_minor) AS files_unlike_manifest_total
+    FROM files FULL JOIN loaded USING (name)
+)
+SELECT
+    added.*,
+    -- The mean positive bill, in whole minor units.
+    CAST(CAST(positive_minor AS HUGEINT) // nullif(positive_count, 0) AS BIGINT) AS mean_minor,
+    CAST(CAST(previous_positive_minor AS HUGEINT) // nullif(previous_positive_count, 0) AS BIGINT) AS previous_mean_minor,
+    median_minor, previous_median_minor,
+    -- Drift: by which share something is above or below last month's.
+    share(row_count - previous_row_count, previous_row_count) AS row_count_drift,
+    share(positive_minor - previous_positive_minor, previous_positive_minor) AS total_drift,
+    share(positive_minor, positive_count) / share(previous_positive_minor, previous_positive_count) - 1 AS mean_drift,
+    share(median_minor - previous_median_minor, previous_median_minor) AS median_drift,
+    share(zero_count, row_count) - share(previous_zero_count, previous_row_count) AS zero_share_change,
+    share(negative_count, row_count) - share(previous_negative_count, previous_row_count) AS negative_share_change,
+    share(missing_count, account_count - new_count + missing_count) AS missing_share,
+    share(new_count, account_count) AS new_share,
+    share(moved_count, compared_count) AS moved_share,
+    share(previous_moved_count, previous_compared_count) AS previous_moved_share,
+    share(moved_count, compared_count) - coalesce(share(previous_moved_count, previous_compared_count), 0) AS moved_excess,
+    CASE WHEN cohort_kind = 'run' THEN files_unlike_landed END AS files_unlike_landed,
+    CASE WHEN cohort_kind = 'run' THEN manifest_file_count END AS manifest_file_count,
+    CASE WHEN cohort_kind = 'run' THEN files_unlike_manifest_rows END AS files_unlike_manifest_rows,
+    CASE WHEN cohort_kind = 'run' THEN files_unlike_manifest_total END AS files_unlike_manifest_total
+FROM added
+LEFT JOIN middle USING (cohort_kind, cohort)
+LEFT JOIN previous_middle USING (cohort_kind, cohort)
+CROSS JOIN arrivals
+ORDER BY CASE cohort_kind WHEN 'run' THEN 0 WHEN 'issuer' THEN 1 WHEN 'payment_method' THEN 2 ELSE 3 END, cohort

@@ -1,0 +1,198 @@
+"""Verify: a landed run and its history become a verdict, with the evidence beside it.
+
+Belongs here: the order of measuring, judging and listing, and which part of a held run may go. Does not:
+who is charged when (the billing calendar guards `release`), or the page people read (`report`).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.rule import cohort_name
+from pipeline.core.verdict import (
+    WHOLE_RUN,
+    Charts,
+    Finding,
+    HistoryUsed,
+    Quarantine,
+    Table,
+    Verification,
+)
+from pipeline.errors import UsageError
+from pipeline.judge import Suites, Verdict, build_data_docs, judge, load_great_expectations
+from pipeline.ports import Engine, HistoryPeriod, LandedRun, Measurement, Progress, no_progress
+
+__all__ = ["verify"]
+
+HISTORY_LIMIT = 12
+"""Earlier months a run is compared with: a year, so that every lag of a yearly cycle is seen."""
+
+QUARANTINE_FILE = "quarantine.parquet"
+
+SAMPLE_PER_REASON = 10
+"""Quarantined rows shown per reason; all of them are in the file."""
+
+
+def verify(
+    run: LandedRun,
+    history: Sequence[HistoryPeriod],
+    *,
+    engine: Engine,
+    suites: Suites,
+    report_dir: Path,
+    as_of: datetime,
+    progress: Progress = no_progress,
+) -> Verification:
+    """Judge `run` against `history` and leave the evidence in `report_dir`.
+
+    Writes `quarantine.parquet`, `data_docs/` and `verification.json` there; the same run, history and suites give the
+    same verdict. It judges the data alone: whether the period is due is not asked.
+
+    Args:
+        history: earlier periods, each at most once; the latest 12 are used.
+        as_of: aware instant, for the record.
+
+    Raises:
+        UsageError: a suite's rule cannot be asked, or `as_of` has no time zone.
+        FatalError: a partition cannot be read.
+    """
+    if as_of.tzinfo is None:
+        raise UsageError("as_of needs a time zone, such as 2023-09-12T02:00+09:00")
+    used = sorted(history, key=lambda month: month.billing_period, reverse=True)[:HISTORY_LIMIT]
+    report_dir.mkdir(parents=True, exist_ok=True)
+    clock = _Clock()
+    with clock.stage("imports"):
+        load_great_expectations()
+    with ExitStack() as stack:
+        with clock.stage("measure"):
+            measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
+        with clock.stage("profile"):
+            profile, lags = measured.profile(), measured.lags()
+        periods = [month.billing_period for month in used]
+
+        def judged(profile: Table, lags: Table) -> Verdict:
+            return judge(
+                profile,
+                lags,
+                suites,
+                billing_period=run.billing_period,
+                history=periods,
+                currency=measured.currency,
+            )
+
+        progress("judging", 0, None)
+        with clock.stage("judge"):
+            verdict = judged(profile, lags)
+            releasable = _releasable(verdict, profile, measured, judged)
+        with clock.stage("quarantine"):
+            quarantine = _quarantine(measured, report_dir)
+        with clock.stage("charts"):
+            charts = _charts(measured, profile, lags, used, run)
+        currency = measured.currency
+    with clock.stage("data_docs"):
+        page = build_data_docs(verdict, report_dir / "data_docs")
+    verification = Verification(
+        run_id=run.run_id,
+        billing_period=run.billing_period,
+        source=run.source,
+        currency=currency,
+        row_count=run.row_count,
+        control_total_minor=run.control_total_minor,
+        files=[_file(file) for file in run.files],
+        as_of=as_of.isoformat(),
+        decision=verdict.decision,
+        releasable=releasable,
+        findings=verdict.findings + _on_history(used),
+        not_judged=verdict.not_judged,
+        rules=verdict.rules,
+        suite_digest=suites.digest,
+        history=[HistoryUsed(month.billing_period, month.run_id, month.standing) for month in used],
+        profile=profile,
+        lags=lags,
+        charts=charts,
+        quarantine=quarantine,
+        data_docs=str(page.relative_to(report_dir)),
+        seconds=clock.seconds,
+    )
+    verification.save(report_dir)
+    return verification
+
+
+def _releasable(verdict: Verdict, profile: Table, measured: Measurement, judged: Any) -> list[str]:
+    """The cohorts that may go.
+
+    Of a held run, the issuers without a critical failure of their own may go if the run consisting of them alone would be
+    released: it is measured and judged again without the others. What is asked of the whole run only - its files, the
+    completeness of its profile - concerns every issuer.
+    """
+    if verdict.decision == "release":
+        return [WHOLE_RUN]
+    failing = verdict.failing_issuers
+    issuers = [row["cohort"] for row in profile if row["cohort_kind"] == "issuer" and row["row_count"]]
+    others = [issuer for issuer in issuers if issuer not in failing]
+    if verdict.whole_run_only or not failing or not others:
+        return []
+    with measured.without(failing):
+        rest = judged(measured.profile(), measured.lags())
+    return [f"issuer:{issuer}" for issuer in others] if rest.decision == "release" else []
+
+
+def _quarantine(measured: Measurement, report_dir: Path) -> Quarantine:
+    path = report_dir / QUARANTINE_FILE
+    counts = measured.quarantine(path)
+    rows = sum(entry["rows"] for entry in counts)
+    sample = measured.quarantine_sample(path, SAMPLE_PER_REASON) if rows else []
+    return Quarantine(QUARANTINE_FILE, rows, counts, sample)
+
+
+def _charts(
+    measured: Measurement, profile: Table, lags: Table, history: Sequence[HistoryPeriod], run: LandedRun
+) -> Charts:
+    standing = {month.billing_period: month.standing for month in history} | {run.billing_period: "this run"}
+    drift = ("total_minor", "previous_total_minor", "total_drift")
+    repeats = ("compared_with", "lag", "comparable", "repeated", "repeat_share", "normal_share")
+    return Charts(
+        amounts=measured.amounts(),
+        totals=[entry | {"standing": standing[entry["billing_period"]]} for entry in measured.totals()],
+        drift=[{"cohort": cohort_name(row)} | {name: row[name] for name in drift} for row in profile],
+        repeats=[{"cohort": cohort_name(row)} | {name: row[name] for name in repeats} for row in lags],
+    )
+
+
+def _on_history(history: Sequence[HistoryPeriod]) -> list[Finding]:
+    unverified = [month.billing_period for month in history if month.standing == "unverified"]
+    if not unverified:
+        return []
+    return [
+        Finding(
+            rule="history_unverified",
+            severity="info",
+            cohort=WHOLE_RUN,
+            observed=f"{len(unverified)} of {len(history)} months",
+            expected="months that were released or corrected",
+            explanation=f"whole run: it was compared with {', '.join(sorted(unverified))} as the source has them; "
+            "nobody has verified these months, so what looks normal may not be",
+            confidence="certain",
+        )
+    ]
+
+
+def _file(file: Any) -> dict[str, Any]:
+    names = ("name", "row_count", "control_total_minor", "manifest_row_count", "manifest_control_total_minor")
+    return {name: getattr(file, name) for name in names}
+
+
+class _Clock:
+    """Seconds per stage; monotonic, for the record only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
