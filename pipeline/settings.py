@@ -77,6 +77,11 @@ class Settings:
         return self.home / "postgres"
 
 
+def inherited_environment() -> dict[str, str]:
+    """A copy of this process's environment, for programs that it starts."""
+    return dict(os.environ)
+
+
 def _charge_days(text: str) -> tuple[int, int]:
     try:
         first, last = (int(day) for day in text.split("-"))
