@@ -147,9 +147,10 @@ CREATE TABLE settlement_break (
     amount_minor  bigint NOT NULL,
     since         date NOT NULL,             -- business day from which it ages
     detail        text NOT NULL DEFAULT '',
-    recorded_at   timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (kind, reference)
+    recorded_at   timestamptz NOT NULL DEFAULT now()
 );
+-- Not unique: what was resolved may break again. That one break is open once is seen to by a lock (adapters/reconciliation.py).
+CREATE INDEX settlement_break_by_reference ON settlement_break (reference, kind);
 CREATE TABLE settlement_break_resolution (
     break_id    bigint PRIMARY KEY REFERENCES settlement_break,
     detail      text NOT NULL,
