@@ -182,6 +182,7 @@ def set_up(superuser_url: str, passwords: Path | None) -> None:
         passwords: where to keep the logins' passwords; None leaves logins without password to your own administration.
     """
     with psycopg.connect(conninfo(superuser_url), autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtext('makegood.set_up'))")  # two first commands at once
         for role in PERSON_ROLES:
             _create_role(connection, role, None)
         for login in (*SERVICE_LOGINS, *FIRST_PEOPLE):
@@ -189,7 +190,7 @@ def set_up(superuser_url: str, passwords: Path | None) -> None:
         for person, role in FIRST_PEOPLE.items():
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(person)))
         for database, owner in ((DATABASE, "makegood_owner"), (AIRFLOW_DATABASE, "airflow")):
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone():
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():
                 connection.execute(
                     sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(owner))
                 )
@@ -254,7 +255,7 @@ def _migrations_digest() -> str:
 
 def _create_role(connection: psycopg.Connection, name: str, password: str | None) -> None:
     """Create a role; with a password (maybe empty) it may log in, with None it is a group."""
-    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
         connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
     if password is not None:
         connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(name)))
