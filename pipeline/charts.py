@@ -192,10 +192,10 @@ def totals(rows: Table, currency: str) -> Markup:
         year, _, month = row["billing_period"].partition("-")
         name = month_name(row["billing_period"])[:3] if month else row["billing_period"]
         body.append(_text(x + wide / 2, ground + 18, name, "label", "middle"))
-        if index == 0 or month == "01":
-            body.append(_text(x + wide / 2, ground + 34, year, "note", "middle"))
-        elif look == "this":
+        if look == "this":
             body.append(_text(x + wide / 2, ground + 34, "this run", "note this", "middle"))
+        elif index == 0 or month == "01":
+            body.append(_text(x + wide / 2, ground + 34, year, "note", "middle"))
     told = "; ".join(
         f"{row['billing_period']} ({row['standing']}): {compact_minor(row['total_minor'], currency)},"
         f" {row['charges']:,} bills"
@@ -213,7 +213,7 @@ def _shape_panel(
     tallest: float,
     currency: str,
 ) -> Markup:
-    width, height, ground, head = 260, 128, 104, 6
+    width, height, ground, head = 330, 150, 124, 6
     wide = width / len(bins)
 
     def outline(shares: list[float]) -> str:
@@ -234,17 +234,18 @@ def _shape_panel(
 
 
 def _ticks(bins: list[tuple[int, int]], currency: str, wide: float) -> list[tuple[int, str]]:
-    """Band edges worth a label: zero and whole powers of ten, as many as fit side by side."""
+    """Band edges worth a label: zero and whole powers of ten, as many as fit side by side.
+
+    A negative band mirrors a positive one, so its round figure is at its right edge.
+    """
     room = 38  # pixels that the longest label, such as -100k, needs with some air
     chosen: list[tuple[int, str]] = []
-    zero = next((index for index, (low, _) in enumerate(bins) if low >= 0), 0)
-    order = sorted(range(len(bins)), key=lambda index: abs(index - zero))
-    for index in order:
-        low = bins[index][0]
-        if low and str(abs(low)).rstrip("0") != "1":
-            continue
-        if all(abs(index - taken) * wide >= room for taken, _ in chosen):
-            chosen.append((index, compact_minor(low, currency, symbol=False)))
+    edges = [(i, low) if low >= 0 else (i + 1, high - 1) for i, (low, high) in enumerate(bins)]
+    zero = next((index for index, low in edges if low >= 0), 0)
+    for index, amount in sorted(edges, key=lambda edge: (abs(edge[0] - zero), edge[1] != 0)):
+        round_figure = not amount or str(abs(amount)).rstrip("0") == "1"
+        if round_figure and all(abs(index - taken) * wide >= room for taken, _ in chosen):
+            chosen.append((index, compact_minor(amount, currency, symbol=False)))
     return sorted(chosen)
 
 

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import charts
 from pipeline.core.money import format_minor
+from pipeline.core.rule import cohort_name
 from pipeline.core.verdict import WHOLE_RUN, Verification
 
 __all__ = ["FILE_NAME", "render", "write", "write_index"]
@@ -70,7 +71,9 @@ def render(
         lead=_lead(seen),
         figures=_figures(seen),
         findings=_by_rule(seen["findings"]),
+        failed_rules=len({finding["rule"] for finding in _failures(seen)}),
         not_judged=_by_reason(seen["not_judged"]),
+        unjudged_rules=len({item["rule"] for item in seen["not_judged"]}),
         proof=repeats[:1] if about_repeats else [],
         repeats=repeats[1:] if about_repeats else repeats,
         repeat_grid=_repeat_grid(seen["charts"]["repeats"]),
@@ -132,25 +135,33 @@ def _state(decision: str, releasers: int, rejecters: int, outcome: Mapping[str, 
 
 
 def _lead(seen: dict[str, Any]) -> str:
-    """The one cause in plain words: the first finding's own sentence."""
-    if not seen["findings"]:
+    """The one cause in plain words: the most important failure's own sentence."""
+    failures = _failures(seen)
+    if not failures:
         judged = sum(rule["judged"] > 0 for rule in seen["rules"])
         return f"All {judged:,} rules that could be judged hold."
-    return _sentence(seen["findings"][0]["explanation"])
+    if seen["decision"] == "release":
+        return f"No critical rule failed. Worth a look: {failures[0]['explanation']}"
+    return _sentence(failures[0]["explanation"])
+
+
+def _failures(seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Findings but for those that are notes only."""
+    return [finding for finding in seen["findings"] if finding["severity"] != "info"]
 
 
 def _figures(seen: dict[str, Any]) -> list[dict[str, str]]:
     """The few numbers below the verdict: `name`, `value`, `aside`."""
-    severities = {finding["rule"]: finding["severity"] for finding in reversed(seen["findings"])}
+    severities = {finding["rule"]: finding["severity"] for finding in reversed(_failures(seen))}
     critical = sum(severity == "critical" for severity in severities.values())
-    others = len(severities) - critical
-    aside = f"{others:,} less severe" if others else "no others"
+    warnings = len(severities) - critical
+    aside = f"{warnings:,} warning{'' if warnings == 1 else 's'}; {len(seen['rules']):,} rules asked"
     return [*_stakes(seen), {"name": "Failed rules", "value": f"{critical:,} critical", "aside": aside}]
 
 
 def _stakes(seen: dict[str, Any]) -> list[dict[str, str]]:
     """How many charges, customers and how much money the verdict is about: of a held run, what may not go."""
-    profile = {row["cohort"]: row for row in seen["profile"]}
+    profile = {cohort_name(row): row for row in seen["profile"]}
     if WHOLE_RUN not in profile:
         return [{"name": "Rows", "value": f"{seen['row_count']:,}", "aside": "landed; nothing was measured"}]
     run = profile[WHOLE_RUN]
@@ -180,11 +191,14 @@ def _by_rule(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _by_reason(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What could not be judged, one entry per rule and reason with the cohorts it holds for."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    """What could not be judged: rules that say the same of the same cohorts together."""
+    cohorts: dict[tuple[str, str], list[str]] = {}
     for item in items:
-        grouped.setdefault((item["rule"], item["reason"]), []).append(item["cohort"])
-    return [{"rule": rule, "reason": reason, "cohorts": cohorts} for (rule, reason), cohorts in grouped.items()]
+        cohorts.setdefault((item["reason"], item["rule"]), []).append(item["cohort"])
+    rules: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, rule), where in cohorts.items():
+        rules.setdefault((reason, tuple(where)), []).append(rule)
+    return [{"reason": reason, "cohorts": where, "rules": names} for (reason, where), names in rules.items()]
 
 
 def _flagged(seen: dict[str, Any], about: str) -> list[str]:

@@ -40,7 +40,7 @@ def held_run() -> Verification:
     """September with July's amounts for two issuers, one of them named in Korean."""
     cohorts = ["run", "issuer:한빛카드", "issuer:Alder", "payment_method:check_card", "plan:5G_STANDARD"]
     months = ["2023-06", "2023-07", "2023-08", "2023-09"]
-    bands = [(-100, -49), (0, 1), (10_000, 20_000), (20_000, 50_000)]
+    bands = [(-99, -49), (0, 1), (10_000, 20_000), (20_000, 50_000)]
     measures = {"zero_count": 2_008, "negative_count": 590, "new_count": 310, "missing_count": 295}
     return Verification(
         run_id="2023-09-1a2b3c4d5e6f",
@@ -56,7 +56,11 @@ def held_run() -> Verification:
         as_of="2023-09-11T02:10:00+09:00",
         decision="hold",
         releasable=[],
-        findings=[finding("run"), finding("issuer:한빛카드"), finding("plan:5G_STANDARD", "warning", "total_drift")],
+        findings=[
+            finding("run"),
+            finding("issuer:한빛카드"),
+            finding("plan:5G_STANDARD", "warning", "total_drift"),
+        ],
         not_judged=[NotJudged("wrong_tax", cohort, "the file has no tax_minor") for cohort in cohorts],
         rules=[
             {"rule": "repeat_share", "severity": "critical", "description": "Amounts are not an earlier month's"}
@@ -69,9 +73,21 @@ def held_run() -> Verification:
             HistoryUsed("2023-06", "2023-06-cccccccccccc", "unverified"),
         ],
         profile=[
-            {"cohort": "run", "positive_count": 27_402, "account_count": 30_000, "positive_minor": 1_570_000_000}
+            {
+                "cohort_kind": "run",
+                "cohort": "",
+                "positive_count": 27_402,
+                "account_count": 30_000,
+                "positive_minor": 1_570_000_000,
+            }
             | measures,
-            {"cohort": "issuer:Alder", "positive_count": 9_402, "account_count": 10_000, "positive_minor": 570_000_000}
+            {
+                "cohort_kind": "issuer",
+                "cohort": "Alder",
+                "positive_count": 9_402,
+                "account_count": 10_000,
+                "positive_minor": 570_000_000,
+            }
             | measures,
         ],
         lags=[],
