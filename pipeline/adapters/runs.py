@@ -85,7 +85,7 @@ class Register:
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 (run_id, suite_digest, history_digest, decision, json.dumps(findings), json.dumps(not_judged), report),
             )
-            _audit(
+            append_audit(
                 connection,
                 "verify",
                 run_id,
@@ -152,7 +152,7 @@ class Register:
                 raise UsageError(f"no run {run_id!r} is known here") from None
             except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
                 raise UsageError(f"{login} may not decide on a run: {error.diag.message_primary}") from None
-            _audit(connection, kind, run_id, {"reason": reason})
+            append_audit(connection, kind, run_id, {"reason": reason})
             return _decisions(connection, run_id)
 
     def decide_for_airflow_user(self, run_id: str, *, kind: str, reason: str, user: str) -> tuple[Decision, ...]:
@@ -169,7 +169,7 @@ class Register:
                 )
             except psycopg.errors.UniqueViolation:
                 raise GateClosed(f"{user} has decided this already; a different person must agree") from None
-            _audit(connection, kind, run_id, {"reason": reason, "user": user})
+            append_audit(connection, kind, run_id, {"reason": reason, "user": user})
             return _decisions(connection, run_id)
 
     def review(self, run_id: str, *, comment: str, login: str | None, password: str | None) -> None:
@@ -185,7 +185,7 @@ class Register:
                 connection.execute("INSERT INTO review (run_id, comment) VALUES (%s, %s)", (run_id, comment))
             except psycopg.errors.ForeignKeyViolation:
                 raise UsageError(f"no run {run_id!r} is known here") from None
-            _audit(connection, "review", run_id, {"comment": comment})
+            append_audit(connection, "review", run_id, {"comment": comment})
 
     def review_for_airflow_user(self, run_id: str, *, comment: str, user: str) -> None:
         """Mark a run's report as read by a user whom Airflow authenticated.
@@ -200,7 +200,7 @@ class Register:
                 raise UsageError(f"no run {run_id!r} is known here") from None
             except psycopg.errors.CheckViolation:
                 raise UsageError("a review needs its comment") from None
-            _audit(connection, "review", run_id, {"comment": comment, "user": user})
+            append_audit(connection, "review", run_id, {"comment": comment, "user": user})
 
     def reviews(self, run_id: str) -> list[dict[str, Any]]:
         """Who has read the run's reports: person, comment, at; oldest first."""
@@ -214,7 +214,7 @@ class Register:
         """Stop or resume all sending; the newest order rules. Without a login the service gives the order."""
         with self._server.connect(login, password) as connection:
             connection.execute("INSERT INTO sending_order (action, reason) VALUES (%s, %s)", (action, reason))
-            _audit(connection, action, "sending", {"reason": reason})
+            append_audit(connection, action, "sending", {"reason": reason})
 
     def stopped_by(self) -> tuple[str, datetime, str] | None:
         """Who stopped sending, when and why; None while sending is allowed."""
@@ -262,7 +262,7 @@ class Register:
     def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
         """Append to the audit log as the service login."""
         with self._server.connect() as connection:
-            _audit(connection, action, subject, detail)
+            append_audit(connection, action, subject, detail)
 
     def require_whole_audit(self) -> None:
         """Check the audit log's chain of seals.
@@ -289,7 +289,8 @@ def _decisions(connection: psycopg.Connection, run_id: str) -> tuple[Decision, .
     return tuple(Decision(*row) for row in rows)
 
 
-def _audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
+def append_audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
+    """Append to the audit log as whoever `connection` is, in its transaction."""
     connection.execute(
         "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)",
         (action, subject, json.dumps(detail, default=str)),

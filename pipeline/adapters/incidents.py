@@ -1,0 +1,520 @@
+"""The register of incidents in PostgreSQL: what went wrong, what corrects it, the plans made, who agreed to which.
+
+Belongs here: incidents, corrections, plans, approvals, rejections, and the proof that a plan may be executed now. Does not:
+what a plan says (`plan`), its file (`plan_file`), or the operations that carry it out (`ledger`). Rows are inserted, never
+changed: the newest correction and the newest plan of an incident are the ones in force.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg.rows import dict_row
+
+from pipeline.adapters.bulk import copy_in
+from pipeline.adapters.plan_file import read_plan
+from pipeline.adapters.postgres import Server
+from pipeline.adapters.runs import append_audit
+from pipeline.core.window import Window, Windows
+from pipeline.errors import FatalError, GateClosed, UsageError
+
+APPROVER_ROLE = "makegood_approver"
+
+EXCEPTION_COLUMNS = [
+    "plan_digest", "customer_id", "billing_period", "bill_cycle", "occurrence", "reversal", "rebill", "reason",
+    "wrong_minor", "correct_minor",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Wrong charges, and what corrects them.
+
+    Attributes:
+        charge_scope: scope of the wrong charges' operations: the wrong run's id, or an import's.
+        issuers: only charges sent to these belong to it, sorted; None means all of the scope.
+        corrected_run: the newest one named.
+        closed_at: None while it is open and its cohort on hold.
+    """
+
+    incident_id: str
+    billing_period: str
+    charge_scope: str
+    issuers: tuple[str, ...] | None
+    corrected_run: str
+    reason: str
+    opened_by: str
+    opened_at: datetime
+    closed_at: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """A stored plan and what people said of it.
+
+    Attributes:
+        number: rises with every stored plan.
+        file: its Parquet file, relative to the home directory.
+        operation_count, total_minor: every reversal and every rebill planned; what an approver agrees to.
+        summary: counts and amounts by action, reason, issuer and payment method; no customer.
+        approver, expires_at: None before anybody approved.
+        rejected_by, rejection: None unless somebody rejected it, also after an approval.
+    """
+
+    plan_digest: str
+    number: int
+    incident_id: str
+    corrected_run: str
+    successor_of: str | None
+    file: str
+    windows: Windows
+    operation_count: int
+    total_minor: int
+    summary: dict[str, Any]
+    requested_by: str
+    channel: str
+    recorded_at: datetime
+    approver: str | None
+    approval_channel: str | None
+    expires_at: datetime | None
+    rejected_by: str | None
+    rejection: str | None
+
+    @property
+    def state(self) -> str:
+        """`requested`, `approved` or `rejected`; whether an approval still holds is `require_approved`'s to say."""
+        return "rejected" if self.rejected_by else "approved" if self.approver else "requested"
+
+    def to_json(self) -> dict[str, Any]:
+        windows = {"reversal": str(self.windows.reversal), "rebill": str(self.windows.rebill)}
+        return {name: getattr(self, name) for name in self.__slots__} | {"windows": windows, "state": self.state}
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovedPlan:
+    """A plan that may be executed now, as far as people are concerned; its windows decide the rest.
+
+    Attributes:
+        file: absolute path of its Parquet file, whose content was just proven to have the digest.
+        lines: that content, `PLAN_SCHEMA`.
+        header: what the plan was made from.
+    """
+
+    incident: Incident
+    plan_digest: str
+    file: Path
+    header: dict[str, Any]
+    lines: pa.Table
+    windows: Windows
+    operation_count: int
+    total_minor: int
+    requested_by: str
+    approver: str
+    expires_at: datetime
+
+    def scope(self, step: str) -> str:
+        """Scope of the operations of one step: cancel, refund or rebill."""
+        return plan_scope(self.incident.incident_id, self.plan_digest, step)
+
+
+def plan_scope(incident_id: str, plan_digest: str, step: str) -> str:
+    """Scope of the operations of one step of a plan."""
+    assert step in ("cancel", "refund", "rebill")
+    return f"{incident_id}/{plan_digest[:12]}/{step}"
+
+
+def incident_id_of(billing_period: str, charge_scope: str, issuers: Sequence[str] | None) -> str:
+    """The name of an incident, derived from what it is about: opening it twice is one incident."""
+    subject = f"{charge_scope}|{','.join(sorted(issuers or ()))}"
+    return f"inc-{billing_period}-{md5(subject.encode(), usedforsecurity=False).hexdigest()[:8]}"
+
+
+class IncidentRegister:
+    """Reads and appends; nothing here updates a row.
+
+    Args:
+        home: the folder that plan files are named relative to.
+    """
+
+    def __init__(self, server: Server, home: Path) -> None:
+        self._server = server
+        self._home = home
+
+    # -- incidents ----------------------------------------------------------------------------------------------
+
+    def open_incident(
+        self,
+        *,
+        billing_period: str,
+        charge_scope: str,
+        issuers: Iterable[str] | None,
+        corrected_run: str,
+        reason: str = "",
+        login: str | None = None,
+        password: str | None = None,
+    ) -> Incident:
+        """Open an incident, or name a newer corrected run for one that is open; repeating it changes nothing.
+
+        A newer corrected run ends every plan made before. Without a login the service opens it.
+
+        Raises:
+            UsageError: the runs are not known, or the login may not open incidents.
+            GateClosed: it is closed, or another open incident covers some of the same charges.
+        """
+        chosen = sorted(set(issuers)) if issuers is not None else None
+        incident_id = incident_id_of(billing_period, charge_scope, chosen)
+        with self._as_person(login, password) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.incident'))")
+            _require_free(connection, incident_id, charge_scope, chosen)
+            try:
+                opened = connection.execute(
+                    "INSERT INTO incident (incident_id, billing_period, charge_scope, issuers, reason)"
+                    " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    (incident_id, billing_period, charge_scope, chosen, reason),
+                ).rowcount
+                newest = connection.execute(_NEWEST_CORRECTION, (incident_id,)).fetchone()
+                if newest is None or newest[0] != corrected_run:
+                    connection.execute(
+                        "INSERT INTO incident_correction (incident_id, corrected_run) VALUES (%s, %s)",
+                        (incident_id, corrected_run),
+                    )
+                    detail = {"scope": charge_scope, "issuers": chosen, "corrected_run": corrected_run, "reason": reason}
+                    append_audit(connection, "open_incident" if opened else "correct_incident", incident_id, detail)
+            except psycopg.errors.ForeignKeyViolation:
+                raise UsageError(f"no run {corrected_run!r} is known here; `makegood verify` lands one") from None
+        return self.find(incident_id)
+
+    def find(self, incident_id: str) -> Incident:
+        """The incident.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        for incident in self._incidents("WHERE i.incident_id = %s", (incident_id,)):
+            return incident
+        raise UsageError(f"no incident {incident_id!r} is known here; `makegood incident list` names those there are")
+
+    def incidents(self) -> list[Incident]:
+        """All incidents, newest first."""
+        return self._incidents("ORDER BY i.opened_at DESC, i.incident_id", ())
+
+    def open_for_period(self, billing_period: str) -> list[Incident]:
+        """Incidents of the period that are not closed: what they cover is on hold."""
+        return [i for i in self._incidents("WHERE i.billing_period = %s", (billing_period,)) if i.closed_at is None]
+
+    def _incidents(self, condition: str, values: tuple) -> list[Incident]:
+        query = (
+            "SELECT i.incident_id, i.billing_period, i.charge_scope, i.issuers, r.corrected_run, i.reason, i.opened_by, i.opened_at,"
+            " c.recorded_at FROM incident i LEFT JOIN incident_closing c USING (incident_id)"
+            " JOIN LATERAL (SELECT corrected_run FROM incident_correction n WHERE n.incident_id = i.incident_id"
+            f"  ORDER BY correction_id DESC LIMIT 1) r ON true {condition}"
+        )
+        with self._server.connect() as connection:
+            rows = connection.execute(query, values).fetchall()
+        return [Incident(*row[:3], tuple(row[3]) if row[3] is not None else None, *row[4:]) for row in rows]
+
+    # -- plans --------------------------------------------------------------------------------------------------
+
+    def store_plan(
+        self, *, incident: Incident, plan_digest: str, file: Path, windows: Windows, operation_count: int, total_minor: int,
+        summary: dict[str, Any], exceptions: pa.Table, successor_of: str | None, login: str | None, password: str | None,
+    ) -> PlanRecord:  # fmt: skip
+        """Store a plan as requested by whoever `login` authenticates; storing the same plan again changes nothing.
+
+        Args:
+            exceptions: lines that are not plainly undone and rebilled, with the columns of `EXCEPTION_COLUMNS` but the digest.
+
+        Raises:
+            UsageError: no login, a wrong password, or a login that may not plan.
+        """
+        if login is None:
+            raise UsageError("who plans? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+        with self._as_person(login, password) as connection:
+            _insert_plan(
+                connection, incident, plan_digest, self._relative(file), windows, operation_count, total_minor, summary,
+                exceptions, successor_of, requested_by=None,
+            )  # fmt: skip
+        return self.plan(plan_digest)
+
+    def store_plan_for_airflow_user(
+        self, *, incident: Incident, plan_digest: str, file: Path, windows: Windows, operation_count: int, total_minor: int,
+        summary: dict[str, Any], exceptions: pa.Table, successor_of: str | None, user: str,
+    ) -> PlanRecord:  # fmt: skip
+        """As `store_plan`, for a user whom Airflow authenticated."""
+        with self._as_person("makegood_airflow", None) as connection:
+            _insert_plan(
+                connection, incident, plan_digest, self._relative(file), windows, operation_count, total_minor, summary,
+                exceptions, successor_of, requested_by=user,
+            )  # fmt: skip
+        return self.plan(plan_digest)
+
+    def plan(self, plan_digest: str) -> PlanRecord:
+        """The plan with that digest, or whose digest begins so (at least 12 digits).
+
+        Raises:
+            UsageError: there is none.
+        """
+        if len(plan_digest) >= 12:
+            for record in self._plans("WHERE p.plan_digest LIKE %s || '%%'", (plan_digest,)):
+                return record
+        raise UsageError(f"no plan {plan_digest!r} is known here; `makegood incident show` names an incident's newest")
+
+    def plans(self, incident_id: str) -> list[PlanRecord]:
+        """All plans of an incident, newest first."""
+        return self._plans("WHERE p.incident_id = %s ORDER BY p.plan_number DESC", (incident_id,))
+
+    def newest_plan(self, incident_id: str) -> PlanRecord | None:
+        """The plan in force: the newest, unless the incident has been given another corrected run since."""
+        plans = self.plans(incident_id)
+        return plans[0] if plans and plans[0].corrected_run == self.find(incident_id).corrected_run else None
+
+    def _plans(self, condition: str, values: tuple) -> list[PlanRecord]:
+        with self._server.connect() as connection:
+            rows = connection.cursor(row_factory=dict_row).execute(f"{_PLANS} {condition}", values).fetchall()
+        return [_plan_record(row) for row in rows]
+
+    # -- approval -----------------------------------------------------------------------------------------------
+
+    def approve(
+        self, plan: PlanRecord, *, as_of: datetime, expires_at: datetime, login: str | None, password: str | None
+    ) -> PlanRecord:
+        """Record that whoever `login` authenticates agrees to `plan`: its digest, count and total.
+
+        Args:
+            plan: as the approver saw it.
+
+        Raises:
+            UsageError: no login, a wrong password, or a login that may not approve.
+            GateClosed: it is the requester's own plan, was approved, rejected or superseded, or would expire at once.
+        """
+        if login is None:
+            raise UsageError("who approves? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+        self._require_approvable(plan, as_of, expires_at)
+        with self._as_person(login, password) as connection:
+            _insert_approval(connection, plan, expires_at, approver=None, shown=login)
+        return self.plan(plan.plan_digest)
+
+    def approve_for_airflow_user(
+        self, plan: PlanRecord, *, as_of: datetime, expires_at: datetime, user: str
+    ) -> PlanRecord:
+        """As `approve`, for a user whom Airflow authenticated."""
+        self._require_approvable(plan, as_of, expires_at)
+        with self._as_person("makegood_airflow", None) as connection:
+            _insert_approval(connection, plan, expires_at, approver=user, shown=user)
+        return self.plan(plan.plan_digest)
+
+    def reject(self, plan_digest: str, *, reason: str, login: str | None, password: str | None) -> PlanRecord:
+        """Record that a person refuses a plan; it ends an approval given before. Repeating it changes nothing.
+
+        Raises:
+            UsageError: no login or no reason, or a login that may not.
+        """
+        if login is None:
+            raise UsageError("who rejects? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+        return self._reject(plan_digest, reason, login, password, person=None)
+
+    def reject_for_airflow_user(self, plan_digest: str, *, reason: str, user: str) -> PlanRecord:
+        """As `reject`, for a user whom Airflow authenticated - or for nobody, when a request went unanswered."""
+        return self._reject(plan_digest, reason, "makegood_airflow", None, person=user)
+
+    def _reject(
+        self, plan_digest: str, reason: str, login: str, password: str | None, *, person: str | None
+    ) -> PlanRecord:
+        if not reason.strip():
+            raise UsageError("a rejection needs its reason: --reason TEXT")
+        record = self.plan(plan_digest)
+        with self._as_person(login, password) as connection:
+            done = connection.execute(
+                "INSERT INTO plan_rejection (plan_digest, reason, person, channel)"
+                " VALUES (%s, %s, coalesce(%s, session_user), %s) ON CONFLICT DO NOTHING",
+                (record.plan_digest, reason, person, "airflow" if person else "database"),
+            )
+            if done.rowcount:
+                detail = {"plan": record.plan_digest, "reason": reason} | ({"user": person} if person else {})
+                append_audit(connection, "reject_plan", record.incident_id, detail)
+        return self.plan(record.plan_digest)
+
+    def _require_approvable(self, plan: PlanRecord, as_of: datetime, expires_at: datetime) -> None:
+        record = self._require_in_force(plan.incident_id, plan.plan_digest)
+        if record.approver:
+            raise GateClosed(f"plan {plan.plan_digest[:12]} was approved by {record.approver} already; an approval is used once")
+        if expires_at <= as_of:
+            raise GateClosed(f"the windows of plan {plan.plan_digest[:12]} are over; plan anew with dates that lie ahead")
+
+    def _require_in_force(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
+        incident = self.find(incident_id)
+        if incident.closed_at:
+            raise GateClosed(f"{incident_id} is closed")
+        plans = self.plans(incident_id)
+        if not plans:
+            raise GateClosed(f"{incident_id} has no plan; `makegood incident plan {incident_id} --store` makes one")
+        newest = plans[0]
+        if plan_digest not in (None, newest.plan_digest):
+            raise GateClosed(
+                f"plan {plan_digest[:12]} is superseded by {newest.plan_digest[:12]}; an approval is for one plan, look at the newest"
+            )
+        if newest.corrected_run != incident.corrected_run:
+            raise GateClosed(
+                f"plan {newest.plan_digest[:12]} was made for {newest.corrected_run}, which {incident.corrected_run} has replaced;"
+                f" `makegood incident plan {incident_id} --store` makes a new one"
+            )
+        if newest.rejected_by:
+            raise GateClosed(
+                f"plan {newest.plan_digest[:12]} was rejected by {newest.rejected_by} ({newest.rejection}); plan anew"
+            )
+        return newest
+
+    def require_approved(self, incident_id: str, as_of: datetime | None) -> ApprovedPlan:
+        """The plan that may be executed, its file read and proven.
+
+        Args:
+            as_of: the instant to hold the approval's expiry against; None takes the database's clock.
+
+        Raises:
+            UsageError: no such incident.
+            GateClosed: no plan, no approval, an expired one, a plan superseded, rejected, changed on disk, or whose approver has
+                lost the right to approve; the message says what to do.
+            FatalError: the file is gone or unreadable.
+        """
+        record = self._require_in_force(incident_id)
+        short = record.plan_digest[:12]
+        if record.approver is None:
+            raise GateClosed(
+                f"plan {short} awaits approval: another person than {record.requested_by} runs `makegood incident approve"
+                f" {incident_id} --plan {short}`"
+            )
+        with self._server.connect() as connection:
+            now, may_approve = connection.execute(
+                "SELECT now(), EXISTS (SELECT FROM pg_roles r WHERE r.rolname = %s AND r.rolcanlogin"
+                " AND pg_has_role(r.oid, %s, 'MEMBER'))",
+                (record.approver, APPROVER_ROLE),
+            ).fetchone()
+        if record.approval_channel == "database" and not may_approve:
+            raise GateClosed(f"{record.approver}, who approved plan {short}, may no longer approve; plan anew")
+        if (as_of or now) >= record.expires_at:
+            raise GateClosed(
+                f"the approval of plan {short} expired at {record.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC; what is left needs a"
+                f" successor plan: `makegood incident plan {incident_id} --store` with new windows"
+            )
+        return self._approved(record)
+
+    def _approved(self, record: PlanRecord) -> ApprovedPlan:
+        path = self._home / record.file
+        plan = read_plan(path, record.plan_digest)
+        said = (plan.header["incident_id"], plan.header["corrected_run"], plan.header["reversal"], plan.header["rebill"])
+        agreed = (record.incident_id, record.corrected_run, str(record.windows.reversal), str(record.windows.rebill))
+        if said != agreed:
+            raise GateClosed(f"the file of plan {record.plan_digest[:12]} is about {said}, agreed was {agreed}; plan anew")
+        return ApprovedPlan(
+            incident=self.find(record.incident_id),
+            plan_digest=record.plan_digest,
+            file=path,
+            header=plan.header,
+            lines=plan.lines,
+            windows=record.windows,
+            operation_count=record.operation_count,
+            total_minor=record.total_minor,
+            requested_by=record.requested_by,
+            approver=record.approver,
+            expires_at=record.expires_at,
+        )
+
+    # -- whoever acts -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _as_person(self, login: str | None, password: str | None) -> Iterator[psycopg.Connection]:
+        """A connection of `login`; what its role or the database's rules refuse comes as advice."""
+        with self._server.connect(login, password) as connection:
+            try:
+                yield connection
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login or 'the service login'} may not do this: {error.diag.message_primary}") from None
+
+    def _relative(self, file: Path) -> str:
+        try:
+            return str(file.resolve().relative_to(self._home.resolve()))
+        except ValueError:
+            raise FatalError(f"{file.name} is not below the home directory; a plan stays with its installation") from None
+
+
+_NEWEST_CORRECTION = (
+    "SELECT corrected_run FROM incident_correction WHERE incident_id = %s ORDER BY correction_id DESC LIMIT 1"
+)
+
+_PLANS = (
+    "SELECT p.plan_digest, p.plan_number AS number, p.incident_id, p.corrected_run, p.successor_of, p.file, p.reversal_first,"
+    " p.reversal_last, p.rebill_first, p.rebill_last, p.operation_count, p.total_minor, p.summary, p.requested_by, p.channel,"
+    " p.recorded_at, a.approver, a.channel AS approval_channel, a.expires_at, j.person AS rejected_by, j.reason AS rejection"
+    " FROM plan p LEFT JOIN approval a USING (plan_digest) LEFT JOIN plan_rejection j USING (plan_digest)"
+)
+
+
+def _plan_record(row: dict[str, Any]) -> PlanRecord:
+    days: list[date] = [row.pop(name) for name in ("reversal_first", "reversal_last", "rebill_first", "rebill_last")]
+    return PlanRecord(**row, windows=Windows(Window(*days[:2]), Window(*days[2:])))
+
+
+def _require_free(
+    connection: psycopg.Connection, incident_id: str, charge_scope: str, issuers: list[str] | None
+) -> None:
+    """Refuse what is closed, and a second open incident over the same charges: a charge is undone by one plan."""
+    if connection.execute("SELECT FROM incident_closing WHERE incident_id = %s", (incident_id,)).fetchone():
+        raise GateClosed(f"{incident_id} is closed; its proof stands")
+    other = connection.execute(
+        "SELECT incident_id FROM incident_hold WHERE charge_scope = %(scope)s AND incident_id <> %(id)s"
+        " AND (issuers IS NULL OR %(issuers)s::text[] IS NULL OR issuers && %(issuers)s::text[]) LIMIT 1",
+        {"scope": charge_scope, "id": incident_id, "issuers": issuers},
+    ).fetchone()
+    if other:
+        raise GateClosed(f"{other[0]} is open and covers some of the same charges; finish it first, or name other issuers")
+
+
+def _insert_plan(
+    connection: psycopg.Connection, incident: Incident, plan_digest: str, file: str, windows: Windows, operation_count: int,
+    total_minor: int, summary: dict[str, Any], exceptions: pa.Table, successor_of: str | None, *, requested_by: str | None,
+) -> None:  # fmt: skip
+    stored = connection.execute(
+        "INSERT INTO plan (plan_digest, incident_id, corrected_run, successor_of, file, reversal_first, reversal_last,"
+        " rebill_first, rebill_last, operation_count, total_minor, summary, requested_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, session_user)) ON CONFLICT (plan_digest) DO NOTHING",
+        (plan_digest, incident.incident_id, incident.corrected_run, successor_of, file, windows.reversal.first, windows.reversal.last,
+         windows.rebill.first, windows.rebill.last, operation_count, total_minor, json.dumps(summary), requested_by),
+    )  # fmt: skip
+    if not stored.rowcount:
+        return
+    named = exceptions.append_column("plan_digest", pa.repeat(plan_digest, exceptions.num_rows))
+    copy_in(connection, "plan_exception", named.to_batches(), EXCEPTION_COLUMNS)
+    detail = {"plan": plan_digest, "operations": operation_count, "total_minor": total_minor}
+    append_audit(connection, "plan", incident.incident_id, detail | ({"user": requested_by} if requested_by else {}))
+
+
+def _insert_approval(
+    connection: psycopg.Connection, plan: PlanRecord, expires_at: datetime, *, approver: str | None, shown: str
+) -> None:
+    short = plan.plan_digest[:12]
+    try:
+        connection.execute(
+            "INSERT INTO approval (plan_digest, operation_count, total_minor, requested_by, expires_at, approver)"
+            " VALUES (%s, %s, %s, %s, %s, coalesce(%s, session_user))",
+            (plan.plan_digest, plan.operation_count, plan.total_minor, plan.requested_by, expires_at, approver),
+        )
+    except psycopg.errors.UniqueViolation:
+        raise GateClosed(f"plan {short} has been approved already; an approval is used once") from None
+    except psycopg.errors.ForeignKeyViolation:
+        raise GateClosed(f"plan {short} is not what was shown (count, total or requester differ); look at it again") from None
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name == "nobody_approves_their_own_plan":
+            raise GateClosed(f"{shown} asked for plan {short}; a different person must approve it") from None
+        raise
+    detail = {"plan": plan.plan_digest, "operations": plan.operation_count, "total_minor": plan.total_minor}
+    append_audit(connection, "approve", plan.incident_id, detail | ({"user": approver} if approver else {}))

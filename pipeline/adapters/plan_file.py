@@ -1,0 +1,121 @@
+"""A remediation plan as a Parquet file, and the digest that is its name.
+
+Belongs here: what is hashed and in which form, writing a plan whole or not at all, and proving that a file still says what
+was signed. Does not: what a plan decides (`plan`), or who agreed to it (`incidents`).
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.adapters.content_hash import text_bytes
+from pipeline.errors import FatalError, GateClosed
+from pipeline.schema import PLAN_SCHEMA
+
+HASHED_LINES = 65_536
+"""Lines hashed at a time. Part of the definition: another number gives every plan another digest."""
+
+LINE_KEY = [(name, "ascending") for name in ("customer_id", "billing_period", "bill_cycle", "occurrence")]
+"""The order of lines in a plan: unique, and so the same for the same lines."""
+
+_HEADER_KEY = b"makegood.plan"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """A plan read back and proven.
+
+    Attributes:
+        header: what it was made from: incident, corrected run, windows, policy.
+        digest: SHA-256 over header and lines, computed from the bytes read.
+        lines: `PLAN_SCHEMA`, in the order of `LINE_KEY`.
+    """
+
+    header: dict[str, Any]
+    digest: str
+    lines: pa.Table
+
+
+def plan_digest(header: dict[str, Any], lines: pa.Table) -> str:
+    """The name of a plan: the same header and lines, the same digest, whatever order the lines come in."""
+    return digest_of(header, lines_digest(lines.sort_by(LINE_KEY)))
+
+
+def digest_of(header: dict[str, Any], lines_sha256: str) -> str:
+    """As `plan_digest`, of lines hashed before."""
+    canonical = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(f"makegood plan, form 1\n{canonical}\n{lines_sha256}".encode()).hexdigest()
+
+
+def lines_digest(lines: pa.Table) -> str:
+    """SHA-256 over the typed values of lines that are in the order of `LINE_KEY`."""
+    digest = hashlib.sha256(str(lines.num_rows).encode())
+    lines = lines.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
+    for start in range(0, lines.num_rows, HASHED_LINES):
+        portion = lines.slice(start, HASHED_LINES).combine_chunks()
+        for column in portion.columns:
+            _hash_values(digest, column.chunk(0))
+    return digest.hexdigest()
+
+
+def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: str) -> Path:
+    """Write `<folder>/<first 12 of digest>/plan.parquet`, whole or not at all, and read it back; returns its path.
+
+    Args:
+        lines: in the order of `LINE_KEY`, of which `digest` was made.
+
+    Raises:
+        GateClosed: what was written does not have the digest.
+    """
+    path = folder / digest[:12] / "plan.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    metadata = {_HEADER_KEY: json.dumps(header, ensure_ascii=False).encode()}
+    pq.write_table(lines.replace_schema_metadata(metadata), partial, compression="zstd", row_group_size=HASHED_LINES)
+    read_plan(partial, digest)
+    partial.replace(path)
+    return path
+
+
+def read_plan(path: Path, digest: str) -> PlanFile:
+    """The plan in a file.
+
+    Raises:
+        FatalError: it is gone or unreadable.
+        GateClosed: its content does not have `digest`: nobody agreed to what it says.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            lines = file.read()
+        header = json.loads((lines.schema.metadata or {})[_HEADER_KEY])
+        lines = lines.replace_schema_metadata(None).cast(PLAN_SCHEMA)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise FatalError(f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew") from None
+    found = digest_of(header, lines_digest(lines))
+    if found != digest:
+        raise GateClosed(
+            f"the plan {path.parent.name}/{path.name} now has the digest {found[:12]}, agreed was {digest[:12]}: it was changed"
+            " after it was stored. Nothing is executed; plan anew"
+        )
+    return PlanFile(header, found, lines)
+
+
+def _hash_values(digest: Any, values: pa.Array) -> None:
+    if values.null_count:
+        digest.update(b"\x01" + np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+        values = values.fill_null("" if pa.types.is_string(values.type) else pa.scalar(0, pa.int32()).cast(values.type))
+    else:
+        digest.update(b"\x00")
+    if pa.types.is_string(values.type):
+        digest.update(pc.binary_length(values).to_numpy().astype("<i4", copy=False))
+        digest.update(text_bytes(values))
+    else:
+        wide = pa.int32() if values.type in (pa.date32(), pa.int32()) else pa.int64()
+        digest.update(values.view(wide).to_numpy().astype("<i4" if wide == pa.int32() else "<i8", copy=False))
