@@ -112,6 +112,7 @@ PLAN_SCHEMA = pa.schema(
         ("class", pa.string()),  # over, under, equal, zero, credit, not_billed, missing, declined, unknown, ...
         ("reversal", pa.string()),  # void, refund, none, wait, manual
         ("reversal_reason", pa.string()),
+        ("reversal_minor", pa.int64()),  # what is given back: less than was charged where some was before; NULL where nothing is
         ("rebill", pa.string()),  # rebill, hold, no_rebill
         ("rebill_reason", pa.string()),
         ("rebill_charge_id", pa.string()),  # of the correct charge
