@@ -82,15 +82,21 @@ def _release(arguments: argparse.Namespace, progress: StageProgress) -> tuple[di
 
 def _show_release(result: dict) -> str:
     if "due" in result:
-        return f"{result['run_id']}: would charge {result['due']['rows']} customers {result['due']['amount_minor']} minor units"
+        due = result.pop("due")
+        lines = [f"{result.pop('run_id')}: a release would charge {due['rows']:,} bills; nothing was sent"]
+        return "\n".join(lines + _not_charged(result))
+    charged = f" ({format_minor(result['amount_minor'], result['currency'])})" if result["charged"] else ""
     lines = [
-        f"{result['run_id']}: {result['charged']} charged ({result['amount_minor']} minor units), {result['declined']} declined, "
-        f"{result['unknown']} unknown"
+        f"{result['run_id']}: {result['charged']:,} charged{charged}, {result['declined']:,} declined,"
+        f" {result['unknown']:,} unknown, {result['not_sent']:,} not sent"
     ]
-    lines += [f"  not charged, {reason}: {figures['rows']}" for reason, figures in result["not_charged"].items()]
     if result["unknown"]:
-        lines.append("  unknown ones are looked up when this command is called again; nothing is sent twice")
-    return "\n".join(lines)
+        lines.append("  the unknown are looked up when this command is called again; nothing is sent twice")
+    return "\n".join(lines + _not_charged(result["not_charged"]))
+
+
+def _not_charged(classes: dict) -> list[str]:
+    return [f"  not charged, {reason.replace('_', ' ')}: {figures['rows']:,}" for reason, figures in classes.items()]
 
 
 def _decide(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:

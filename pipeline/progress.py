@@ -4,10 +4,15 @@ Standard output belongs to the result alone.
 """
 
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+LINE_SECONDS = 5.0
+"""Off a terminal, how long work goes on before a line says so: short work stays silent, a log stays short."""
 
 
 class StageProgress:
@@ -21,6 +26,7 @@ class StageProgress:
             console=Console(stderr=True), transient=True, disable=not self._terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> "StageProgress":
         self._bars.start()
@@ -34,6 +40,8 @@ class StageProgress:
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
-            if not self._terminal and not self._quiet:
-                sys.stderr.write(f"{what} ...\n")
         self._bars.update(self._tasks[what], completed=done, total=total)
+        now = time.monotonic()
+        if not self._terminal and not self._quiet and now - self._last_line >= LINE_SECONDS:
+            sys.stderr.write(f"{what}: {done:,}{f' of {total:,}' if total else ''}\n")
+            self._last_line = now

@@ -26,7 +26,7 @@ class Released:
 
     Attributes:
         charged, declined, unknown, not_sent: operations by state.
-        amount_minor: what was charged.
+        amount_minor, currency: what was charged; no currency while there is nothing to charge.
         not_charged: rows that became no operation in this call, by reason.
     """
 
@@ -36,6 +36,7 @@ class Released:
     unknown: int
     not_sent: int
     amount_minor: int
+    currency: str | None
     not_charged: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
@@ -126,5 +127,6 @@ def outcome(run_id: str, *, ledger: Books, classes: dict[str, dict[str, int]] | 
         unknown=tally.count("unknown") + tally.count("sent"),
         not_sent=tally.count("not_sent"),
         amount_minor=tally.amount_minor("succeeded"),
+        currency=tally.currency,
         not_charged={name: figures for name, figures in (classes or {}).items() if name != "due"},
     )

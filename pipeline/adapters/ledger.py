@@ -64,6 +64,7 @@ class Tally:
 
     counts: dict[str, int]
     amounts_minor: dict[str, int]
+    currency: str | None
 
     def count(self, state: str) -> int:
         return self.counts.get(state, 0)
@@ -236,10 +237,11 @@ class PostgresLedger:
         """Counts and amounts of a scope by state."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT state, count(*), sum(amount_minor)::bigint FROM operation_state WHERE scope = %s GROUP BY state",
+                "SELECT state, count(*), sum(amount_minor)::bigint, min(currency) FROM operation_state"
+                " WHERE scope = %s GROUP BY state",
                 (scope,),
             ).fetchall()
-        return Tally({r[0]: r[1] for r in rows}, {r[0]: r[2] for r in rows})
+        return Tally({r[0]: r[1] for r in rows}, {r[0]: r[2] for r in rows}, rows[0][3] if rows else None)
 
     def balances(self) -> list[dict]:
         """What stands on every account, by currency; the sum over accounts is zero by construction."""

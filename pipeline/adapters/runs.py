@@ -250,7 +250,9 @@ class Register:
             cursor = connection.cursor(row_factory=dict_row)
             return cursor.execute(
                 "SELECT run_id, r.billing_period, r.row_count, v.decision, v.report, v.verified_at,"
-                " (SELECT d.releasers FROM decided_run d WHERE d.run_id = r.run_id) AS releasers,"
+                " v.findings -> 0 ->> 'explanation' AS headline,"
+                " coalesce((SELECT d.releasers FROM decided_run d WHERE d.run_id = r.run_id), 0) AS releasers,"
+                " coalesce((SELECT d.rejecters FROM decided_run d WHERE d.run_id = r.run_id), 0) AS rejecters,"
                 " EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) AS charged,"
                 " EXISTS (SELECT FROM review w WHERE w.run_id = r.run_id) AS reviewed"
                 " FROM run r JOIN LATERAL (SELECT * FROM verification v WHERE v.run_id = r.run_id"
