@@ -173,7 +173,11 @@ class ParquetLake:
 
     def _clear_abandoned(self) -> None:
         for folder in self._root.glob(f"{_LANDING}*"):
-            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+            try:
+                age_seconds = time.time() - folder.stat().st_mtime
+            except FileNotFoundError:
+                continue  # another landing, done meanwhile
+            if age_seconds > ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _commit(self, folder: Path, run_id: str) -> bool:

@@ -100,12 +100,12 @@ class _QueryResult:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         with _database_errors(self._url, self._label):
             engine = sa.create_engine(self._url, poolclass=sa.NullPool, hide_parameters=True)
-            with engine.connect().execution_options(yield_per=FETCHED_ROWS) as connection:
+            with engine.connect().execution_options(stream_results=True, max_row_buffer=FETCHED_ROWS) as connection:
                 result = connection.execute(self._query, {"billing_period": self._period})
                 names = list(result.keys())
                 check_names(self._label, names)
                 rows = 0
-                for fetched in result.partitions():
+                for fetched in result.partitions(FETCHED_ROWS):
                     place = Place(self._label, rows)
                     values = zip(names, zip(*fetched, strict=True), strict=True)
                     columns = {name: _typed(of_rows, name, place) for name, of_rows in values}
