@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.sandbox.server import Counter, FolderTakenError, ask
+from pipeline.sandbox.server import LOCK_PATIENCE_SECONDS, Counter, FolderTakenError, ask
 
 _EXAMPLES = """examples:
   python -m pipeline.sandbox serve --folder data/acquirer
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.folder.resolve()
     try:
         if options.command == "serve":
-            counter = Counter(folder)
+            counter = Counter(folder, patience_seconds=LOCK_PATIENCE_SECONDS)
             try:
                 counter.serve(options.until_parent_exits)
             finally:

@@ -166,7 +166,7 @@ _LINE_PROBLEM = f"""
 _MONEY_PROBLEM = """
     WHEN amount_minor IS NULL OR amount_minor <= 0 THEN 'amount is not a positive whole number'
     WHEN length(currency) <> 3 THEN 'currency is not a three-letter code'
-    WHEN TRY_CAST(exponent AS INTEGER) IS DISTINCT FROM {exponents} THEN 'currency exponent is not that of the currency'"""
+    WHEN exponent IS DISTINCT FROM CAST({exponents} AS VARCHAR) THEN 'currency exponent is not that of the currency'"""
 
 _PARSE_AUTHORISATION = f"""
 CREATE OR REPLACE TEMP TABLE parsed AS
@@ -175,7 +175,7 @@ WITH split AS (
            string_split(s3, ',') AS si
     FROM groups
 ), field AS (
-    SELECT *, 'authorise' AS kind, TRY_CAST(pd[4] AS BIGINT) AS amount_minor, pd[5] AS exponent, coalesce(pd[6], '') AS currency,
+    SELECT *, 'authorise' AS kind, try_number(pd[4]) AS amount_minor, pd[5] AS exponent, coalesce(pd[6], '') AS currency,
            pd[7] AS shopper_reference, rc[5] AS instrument_token, CAST(NULL AS VARCHAR) AS original
     FROM split
 )
@@ -195,7 +195,7 @@ CREATE OR REPLACE TEMP TABLE parsed AS
 WITH split AS (
     SELECT line, sub_lines, string_split(l, ',') AS lf, string_split(s1, ',') AS sl FROM groups
 ), field AS (
-    SELECT *, CASE lf[5] WHEN 'Cancel' THEN 'void' WHEN 'Refund' THEN 'refund' END AS kind, TRY_CAST(sl[5] AS BIGINT) AS amount_minor,
+    SELECT *, CASE lf[5] WHEN 'Cancel' THEN 'void' WHEN 'Refund' THEN 'refund' END AS kind, try_number(sl[5]) AS amount_minor,
            sl[6] AS exponent, sl[7] AS currency, sl[4] AS original, CAST(NULL AS VARCHAR) AS shopper_reference,
            CAST(NULL AS VARCHAR) AS instrument_token
     FROM split

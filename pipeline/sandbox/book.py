@@ -83,6 +83,10 @@ CREATE TABLE IF NOT EXISTS held (
 # `reference_key` is 64 bits of the reference's MD5: narrow enough to look for 50,000 references among millions.
 # `silent` operations are booked and never answered in a result file; `refusal` is NULL where the answer was yes.
 
+# A cast alone would round 7.5 to 8, and take blanks and signs.
+_TRY_NUMBER = """CREATE TEMP MACRO try_number(said) AS
+    CASE WHEN regexp_full_match(said, '[0-9]{1,18}') THEN CAST(said AS BIGINT) END"""
+
 _REFUSAL_TABLE = "CREATE TEMP TABLE refusal AS SELECT * FROM (VALUES " + ", ".join(
     f"('{refusal}', '{code}', '{reason}')" for refusal, (code, reason) in REFUSALS.items()
 ) + ") AS t (refusal, code, reason)"  # fmt: skip
@@ -100,6 +104,7 @@ class Book:
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute(_TABLES)
         self.connection.execute(_REFUSAL_TABLE)
+        self.connection.execute(_TRY_NUMBER)
         self._settings = DEFAULTS | dict(self.connection.execute("SELECT name, value FROM setting").fetchall())
         self._next_number = max(
             REFERENCE_BASE,

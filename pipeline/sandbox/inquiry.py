@@ -79,7 +79,7 @@ LEFT JOIN (SELECT DISTINCT merchant_reference FROM held) h USING (merchant_refer
 _FIND_BY_PAYMENT = """
 CREATE OR REPLACE TEMP TABLE found AS
 SELECT a.payment_id, p.merchant_reference, p.payment_no AS reference, p.payment_no, p.refusal, p.amount_minor, p.currency, NULL AS original
-FROM asked a JOIN payment p ON p.payment_no = TRY_CAST(a.payment_id AS BIGINT);
+FROM asked a JOIN payment p ON p.payment_no = try_number(a.payment_id);
 CREATE OR REPLACE TEMP TABLE keyed AS
 SELECT a.n, a.payment_id, f.* EXCLUDE (payment_id), false AS is_held
 FROM asked a LEFT JOIN (SELECT DISTINCT * FROM found) f USING (payment_id)"""

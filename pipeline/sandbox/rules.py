@@ -55,7 +55,7 @@ def _sort_out(book: Book, table: str) -> bool:
     connection = book.connection
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE fresh AS
-           SELECT *, md5_number_lower(merchant_reference) AS reference_key, TRY_CAST(original AS BIGINT) AS payment_no FROM operation"""
+           SELECT *, md5_number_lower(merchant_reference) AS reference_key, try_number(original) AS payment_no FROM operation"""
     )
     # Almost always nothing is known, and the narrow key says so several times faster than the references.
     is_known = book.one(f"SELECT EXISTS (FROM {table} SEMI JOIN fresh USING (reference_key))")
