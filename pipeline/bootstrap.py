@@ -19,22 +19,27 @@ from pipeline import report as report_stage
 from pipeline import verify as verify_stage
 from pipeline.adapters import postgres
 from pipeline.adapters.charges_due import find_due
-from pipeline.adapters.engine import Engine
+from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.runs import Register, history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.money import format_minor
 from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
-from pipeline.errors import FatalError, UsageError
+from pipeline.errors import FatalError, GateClosed, OutsideWindow, UsageError
 from pipeline.execution import Sender
+from pipeline.judge import load_suites
 from pipeline.ports import HistoryPeriod, LandedRun, PaymentRail, Progress, no_progress
 from pipeline.settings import Settings
 
 HISTORY_MONTHS = 12
 """Earlier periods a run is compared with: a full year shows every yearly tariff once."""
+
+FINDINGS_SHOWN = 5
+"""Findings that a person who decides sees at once; the report has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +142,15 @@ class Makegood:
         history = self.history(run, source, query=query)
         folder = self.settings.reports / run.run_id
         folder.mkdir(parents=True, exist_ok=True)
-        with Engine() as engine:
-            verification = verify_stage.verify(
-                run,
-                history,
-                engine=engine,
-                suites=self.settings.suites,
-                report_dir=folder,
-                as_of=self.as_of,
-                progress=self.progress,
-            )
-        verification.save(folder)
+        verification = verify_stage.verify(
+            run,
+            history,
+            engine=DuckDBEngine(),
+            suites=load_suites(self.settings.suites),
+            report_dir=folder,
+            as_of=self.as_of,
+            progress=self.progress,
+        )
         self.register.record_verification(
             run.run_id,
             suite_digest=verification.suite_digest,
@@ -210,6 +213,53 @@ class Makegood:
         """Mark the run's report as reviewed by the person whose login the settings carry; returns the report's path."""
         self.register.review(run_id, comment=comment, login=self.settings.login, password=self.settings.password)
         return self.render(run_id)
+
+    def review_for_airflow_user(self, run_id: str, *, comment: str, user: str) -> Path:
+        """Mark the run's report as reviewed by a user whom Airflow authenticated; returns the report's path."""
+        self.register.review_for_airflow_user(run_id, comment=comment, user=user)
+        return self.render(run_id)
+
+    def at_stake(self, run_id: str) -> dict[str, Any]:
+        """What a person who decides on a run has to see: counts, amounts and findings; no customer.
+
+        Returns:
+            `run_id, billing_period, customers, amount, findings_count, findings` (at most `FINDINGS_SHOWN`, the most
+            important first), `released_by`, `people_missing`.
+
+        Raises:
+            GateClosed: it was rejected, or another run of its period has been charged.
+        """
+        standing = self.register.standing(run_id)
+        if standing.rejecters or standing.charged_by_other:
+            self.require_release_allowed(run_id)  # raises: nobody can decide on it any more
+        verification = Verification.load(self.settings.reports / run_id)
+        due = self.preview_release(run_id)["due"]
+        return {
+            "run_id": run_id,
+            "billing_period": standing.billing_period,
+            "customers": due["rows"],
+            "amount": format_minor(due["amount_minor"], verification.currency),
+            "findings_count": len(verification.findings),
+            "findings": [finding.explanation for finding in verification.findings[:FINDINGS_SHOWN]],
+            "released_by": list(standing.releasers),
+            "people_missing": max(0, release_stage.PEOPLE_NEEDED - len(standing.releasers)),
+        }
+
+    def settled(self, run_id: str) -> str | None:
+        """Why nothing is left to do with a landed run until something new arrives; None while something is."""
+        standing = self.register.standing(run_id)
+        tally = release_stage.outcome(run_id, ledger=self.ledger)
+        if tally.not_sent or tally.unknown or not standing.verdicts:
+            return None
+        if tally.charged or tally.declined:
+            return "has been charged"
+        try:
+            self.require_release_allowed(run_id)
+        except OutsideWindow:
+            return "passed the gate and waits for the billing calendar"
+        except GateClosed as closed:
+            return f"was dealt with: {closed}"
+        return None
 
     # -- release ------------------------------------------------------------------------------------------------
 
@@ -282,7 +332,7 @@ class Makegood:
         return Sender(self.ledger, rail, self.register, self.business_day, StopRule(), self.progress)
 
     def _landed(self, run_id: str) -> LandedRun:
-        run = self.lake.find(run_id)
+        run = self.lake.find(run_id, thoroughly=True)  # DuckDB reads over a flipped byte
         if run is None:
             raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
         return run
