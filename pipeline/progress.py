@@ -10,7 +10,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-
 LINE_SECONDS = 5.0
 """Off a terminal, how long work goes on before a line says so: short work stays silent, a log stays short."""
 
