@@ -177,12 +177,20 @@ class _Judging:
     def __init__(self, rules: Sequence[Rule]) -> None:
         import great_expectations as gx
         import pandas as pd
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
 
         load_great_expectations()
         self._gx, self._pandas = gx, pd
-        self._context = gx.get_context(mode="ephemeral")
-        self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+        # Its default would leave a temporary folder behind for every run judged.
+        config = DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+            progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+        )
+        self._context = gx.get_context(mode="ephemeral", project_config=config)
         self._source = self._context.data_sources.add_pandas("run")
         self._expectations = {rule.name: _expectation(rule) for rule in rules}
 

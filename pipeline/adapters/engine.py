@@ -17,7 +17,7 @@ import duckdb
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.verdict import Table
-from pipeline.errors import FatalError
+from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
 from pipeline.schema import LANDED_SCHEMA, PAYMENT_METHODS
 
@@ -200,13 +200,13 @@ class Measurement:
             if step == "side_by_side":
                 self._lay_side_by_side()
             else:
-                self._connection.execute(_sql(step))
+                self._run_file(step)
         for done, recency in enumerate(older, start=len(steps)):
             progress("measuring", done, len(steps) + len(older))
             self._connection.execute(
                 f"CREATE OR REPLACE TEMP VIEW older_month AS SELECT CAST({recency} AS INTEGER) AS recency, * FROM month_{recency}"
             )
-            self._connection.execute(_sql("older_month"))
+            self._run_file("older_month")
         progress("measuring", len(steps) + len(older), len(steps) + len(older))
 
     def _lay_side_by_side(self) -> None:
@@ -217,14 +217,14 @@ class Measurement:
         as accounts, and the few that are not in this run are counted.
         """
         self._view_earlier("{columns}", "")
-        self._connection.execute(_sql("side_by_side"))
+        self._run_file("side_by_side")
         (repeated,) = self._connection.execute(
             "SELECT (SELECT count(cell) FROM accounts) <> (SELECT count(*) FROM this_month) OR EXISTS ("
             "SELECT 1 FROM accounts WHERE cell IS NULL GROUP BY customer_id, bill_cycle HAVING count(*) > 1)"
         ).fetchone()
         if repeated:
             self._view_earlier("customer_id, bill_cycle, {maxima}", "GROUP BY customer_id, bill_cycle")
-            self._connection.execute(_sql("side_by_side"))
+            self._run_file("side_by_side")
 
     def _view_earlier(self, select: str, group: str) -> None:
         for recency in range(1, RECENT_MONTHS + 1):
@@ -237,6 +237,16 @@ class Measurement:
                 f"SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle, amount_minor AS amount"
                 f"{', cell' if recency == 1 else ''} FROM {month} WHERE customer_id <> '') AS bills {group}"
             )
+
+    def _run_file(self, name: str) -> None:
+        try:
+            self._connection.execute(_sql(name))
+        except duckdb.OutOfMemoryException as error:
+            raise RetriableError(f"{self._run.run_id}: no memory or disk left while measuring ({name}.sql)") from error
+        except duckdb.Error as error:
+            # The engine's message may quote a value; the cause keeps it for whoever debugs.
+            reason = type(error).__name__
+            raise FatalError(f"{self._run.run_id} cannot be measured ({name}.sql: {reason}); land it again") from error
 
     def _view(self, name: str, path: Path) -> None:
         try:

@@ -17,8 +17,8 @@ powers AS (
 ),
 edges AS (
     SELECT billing_period, sign,
-           CAST(CASE WHEN size >= 5 * power THEN 5 WHEN size >= 2 * power THEN 2 WHEN size > 0 THEN 1 ELSE 0 END * power AS BIGINT) AS low,
-           CAST(CASE WHEN size >= 5 * power THEN 10 WHEN size >= 2 * power THEN 5 WHEN size > 0 THEN 2 ELSE 1 END * power AS BIGINT) AS high,
+           CAST(CASE WHEN size >= 5 * power THEN 5 WHEN size >= 2 * power THEN 2 WHEN size > 0 THEN 1 ELSE 0 END * power AS DECIMAL(38, 0)) AS low,
+           CAST(CASE WHEN size >= 5 * power THEN 10 WHEN size >= 2 * power THEN 5 WHEN size > 0 THEN 2 ELSE 1 END * power AS DECIMAL(38, 0)) AS high,
            count(*) AS count
     FROM powers GROUP BY ALL
 )

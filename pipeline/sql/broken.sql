@@ -22,9 +22,9 @@ SELECT
         OR coalesce(service_start > last_day, FALSE) OR coalesce(service_end < first_day, FALSE)
         OR coalesce(service_end > last_day, FALSE) AS service_outside_period,
 
-    payment_method_is_unknown AS unknown_payment_method,
-    coalesce(currency <> run_currency, FALSE)
-        OR coalesce(charge.currency NOT IN (SELECT currency FROM known_currencies), FALSE) AS wrong_currency,
+    payment_method_is_unknown AND NOT is_blank(payment_method) AS unknown_payment_method,
+    NOT is_blank(currency) AND (currency <> run_currency
+        OR run_currency NOT IN (SELECT currency FROM known_currencies)) AS wrong_currency,
     plan_is_new AS unknown_plan,
 
     -- Components are judged where all four are given: otherwise net or tax is NULL, hence FALSE. A component too large for the
@@ -32,10 +32,10 @@ SELECT
     coalesce(has_huge_component OR net_minor + tax_minor <> amount_minor, FALSE) AS components_disagree,
     -- Tax is rounded half up, away from zero for a credit: without a division, |tax| x 10000 exceeds |net| x rate by at most
     -- half a unit, or falls short of it by less.
-    coalesce(NOT has_huge_component AND (
-        abs(tax_minor) * 10000 - abs(net_minor) * tax_basis_points > 5000
-        OR abs(tax_minor) * 10000 - abs(net_minor) * tax_basis_points <= -5000
-        OR sign(tax_minor) * sign(net_minor) < 0), FALSE) AS wrong_tax,
+    coalesce(
+        abs(checked_tax_minor) * 10000 - abs(net_minor) * tax_basis_points > 5000
+        OR abs(checked_tax_minor) * 10000 - abs(net_minor) * tax_basis_points <= -5000
+        OR sign(checked_tax_minor) * sign(net_minor) < 0, FALSE) AS wrong_tax,
 
     coalesce(amount_minor > amount_limit_minor, FALSE) AS over_limit,
 

@@ -54,7 +54,8 @@ SELECT charges.*, cells.cell, cells.payment_method_is_unknown, cells.plan_is_new
     cells.may_hold_card AS cell_may_hold_card,
     NOT (fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)) AS has_huge_component,
     CASE WHEN fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)
-         THEN base_fee_minor + usage_fee_minor - discount_minor END AS net_minor
+         THEN base_fee_minor + usage_fee_minor - discount_minor END AS net_minor,
+    CASE WHEN fits(tax_minor) THEN tax_minor END AS checked_tax_minor
 FROM charges
 JOIN cells ON cells.issuer = coalesce(charges.issuer, '')
     AND cells.payment_method = coalesce(charges.payment_method, '')

@@ -1,7 +1,7 @@
 -- Repeats by cohort and earlier month: of the comparable bills (facts.sql says which), the share that is to the unit the bill of
 -- that month, and the share that is normal: last month's run against its own month as far back. Where too few bills can say what is
 -- normal - a small cohort, or history's oldest month - the largest share that the whole of last month's run had with any month is
--- taken. Never is more than a ceiling called normal, so that one wrong month in history cannot hide the next.
+-- taken; without that either it is unknown, and nothing is taken off. Never is more than a ceiling called normal, so that one wrong month in history cannot hide the next.
 WITH chosen AS (
     SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT issuer_cohort FROM left_out)
 ),
@@ -10,10 +10,10 @@ added AS (
         months.recency,
         cohort_kind(issuer_cohort, payment_method_cohort, plan_cohort) AS cohort_kind,
         coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
-        CAST(sum(coalesce(comparable, 0)) AS BIGINT) AS comparable,
-        CAST(sum(coalesce(repeated, 0)) AS BIGINT) AS repeated,
-        CAST(sum(coalesce(previous_comparable, 0)) AS BIGINT) AS previous_comparable,
-        CAST(sum(coalesce(previous_repeated, 0)) AS BIGINT) AS previous_repeated
+        CAST(coalesce(sum(comparable), 0) AS BIGINT) AS comparable,
+        CAST(coalesce(sum(repeated), 0) AS BIGINT) AS repeated,
+        CAST(coalesce(sum(previous_comparable), 0) AS BIGINT) AS previous_comparable,
+        CAST(coalesce(sum(previous_repeated), 0) AS BIGINT) AS previous_repeated
     FROM chosen
     CROSS JOIN months
     LEFT JOIN lag_facts ON lag_facts.cell = chosen.cell AND lag_facts.recency = months.recency
@@ -27,7 +27,7 @@ named AS (
 ),
 latest AS (SELECT lag AS latest_lag FROM months WHERE recency = 1),
 fallback AS (
-    SELECT coalesce(max(share(previous_repeated, previous_comparable)), 0) AS run_share
+    SELECT max(share(previous_repeated, previous_comparable)) AS run_share
     FROM named CROSS JOIN parameters WHERE cohort_kind = 'run' AND previous_comparable >= comparable_minimum
 ),
 normal AS (
@@ -39,8 +39,11 @@ normal AS (
 SELECT
     cohort_kind, cohort, billing_period AS compared_with, lag, comparable, repeated,
     share(repeated, comparable) AS repeat_share,
-    least(coalesce(normal_share, run_share), normal_share_ceiling) AS normal_share,
-    share(repeated, comparable) - least(coalesce(normal_share, run_share), normal_share_ceiling) AS repeat_excess
+    CASE WHEN coalesce(normal_share, run_share) > normal_share_ceiling THEN normal_share_ceiling
+         ELSE coalesce(normal_share, run_share) END AS normal_share,
+    share(repeated, comparable)
+        - CASE WHEN coalesce(normal_share, run_share, 0) > normal_share_ceiling THEN normal_share_ceiling
+               ELSE coalesce(normal_share, run_share, 0) END AS repeat_excess
 FROM named
 LEFT JOIN normal USING (cohort_kind, cohort, lag)
 CROSS JOIN fallback

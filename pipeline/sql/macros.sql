@@ -26,7 +26,7 @@ CREATE TEMP MACRO moved(amount, before, percent) AS
     abs(CAST(amount AS DOUBLE) - CAST(before AS DOUBLE)) * 100 > CAST(before AS DOUBLE) * percent;
 
 -- Nothing but blanks. The comparison spares most texts the trimming: blanks sort before everything that is printed.
-CREATE TEMP MACRO is_blank(text) AS text IS NULL OR (text < '!' AND trim(text) = '');
+CREATE TEMP MACRO is_blank(text) AS (text IS NULL OR (text < '!' AND trim(text) = ''));
 
 -- Small enough that sums and products of a few of them cannot overflow.
 CREATE TEMP MACRO fits(amount) AS amount BETWEEN -10000000000000 AND 10000000000000;

@@ -15,7 +15,7 @@ WITH reasons AS (
     UNION ALL SELECT 'service_outside_period', 'service_start', coalesce(CAST(service_start AS VARCHAR), '') || ' to '
         || coalesce(CAST(service_end AS VARCHAR), ''), * FROM broken WHERE service_outside_period
     UNION ALL SELECT 'unknown_payment_method', 'payment_method', hide_numbers(payment_method), * FROM broken
-        WHERE unknown_payment_method AND NOT missing_payment_method
+        WHERE unknown_payment_method
     UNION ALL SELECT 'wrong_currency', 'currency', hide_numbers(currency), * FROM broken WHERE wrong_currency
     UNION ALL SELECT 'unknown_plan', 'plan_code', hide_numbers(plan_code), * FROM broken WHERE unknown_plan
     UNION ALL SELECT 'components_disagree', 'amount_minor', amount_minor || ' is not ' || net_minor || ' + ' || tax_minor, * FROM broken

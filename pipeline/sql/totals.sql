@@ -2,5 +2,5 @@
 SELECT months.billing_period, count(*) AS charges, CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) AS total_minor
 FROM months JOIN history USING (recency) GROUP BY 1
 UNION ALL
-SELECT max(run_period), count(*), CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) FROM charges CROSS JOIN parameters
+SELECT (SELECT run_period FROM parameters), count(*), CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) FROM charges
 ORDER BY 1

@@ -1,0 +1,78 @@
+-- Who may be charged the right amount now: nobody whose wrong charges are not certainly undone - every one of the bill's.
+--
+-- Tables given: plan_line, moved, deviated (see reversals_due.sql); rebilled (rebill operations with their state), settled (originals whose
+-- refund the acquirer has paid), retry_day (declines so far, days after the first one). Parameters: $day (the business day), $final_reasons.
+CREATE OR REPLACE TEMP TABLE unclear AS
+WITH undone AS (
+    SELECT
+        original,
+        bool_or(state = 'succeeded') AS is_done,
+        bool_or(state = 'succeeded' AND kind = 'refund') AS is_refunded,
+        max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
+        arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal
+    FROM moved GROUP BY original
+),
+otherwise AS (
+    SELECT
+        original,
+        bool_or(kind IN ('expired', 'already_returned', 'charge_was_declined')) AS is_settled,
+        bool_or(kind = 'disputed') AS is_disputed
+    FROM deviated GROUP BY original
+),
+line_standing AS (
+    SELECT
+        l.customer_id, l.billing_period, l.bill_cycle,
+        CASE
+            WHEN l.rebill = 'hold' THEN 'hold'
+            WHEN l.reversal = 'none' THEN NULL
+            WHEN l.reversal IN ('wait', 'manual') THEN l.reversal
+            WHEN u.under_way = 'unknown' THEN 'reversal_unknown'
+            WHEN u.under_way IS NOT NULL THEN 'reversal_under_way'
+            -- money back on an account comes days after the acquirer's yes; the acquirer's payment says so, else the issuer's lead time
+            WHEN u.is_refunded AND l.payment_method <> 'credit_card' AND s.original IS NULL
+                 AND (l.money_back_by IS NULL OR l.money_back_by > CAST($day AS DATE)) THEN 'refund_not_credited'
+            WHEN u.is_done OR o.is_settled THEN NULL
+            WHEN o.is_disputed THEN 'disputed'
+            WHEN u.refusal IS NOT NULL THEN 'reversal_declined'
+            ELSE 'reversal_not_done'
+        END AS reason
+    FROM plan_line l
+    LEFT JOIN undone u USING (original)
+    LEFT JOIN otherwise o USING (original)
+    LEFT JOIN settled s USING (original)
+)
+SELECT customer_id, billing_period, bill_cycle, min(reason) AS reason
+FROM line_standing WHERE reason IS NOT NULL GROUP BY ALL;
+
+CREATE OR REPLACE TEMP TABLE classed AS
+WITH tried AS (
+    SELECT
+        customer_id, billing_period, bill_cycle,
+        max(attempt) AS attempts,
+        bool_or(state = 'succeeded') AS is_done,
+        max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
+        count(*) FILTER (WHERE state = 'declined' AND reason <> 'withdrawn') AS declines,
+        min(declined_on) AS first_declined_on,
+        arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal
+    FROM rebilled GROUP BY ALL
+)
+SELECT
+    l.line,
+    CAST(coalesce(t.attempts, 0) + 1 AS INTEGER) AS attempt,
+    l.correct_minor AS amount_minor,
+    t.first_declined_on + r.days AS retry_on,
+    CASE
+        WHEN t.is_done THEN 'done'
+        WHEN t.under_way IS NOT NULL THEN t.under_way
+        WHEN u.reason IS NOT NULL THEN u.reason
+        WHEN l.correct_minor <= 0 OR l.rebill_token IS NULL THEN 'not_chargeable'
+        WHEN t.declines IS NULL OR t.declines = 0 OR t.refusal = 'withdrawn' THEN 'due'
+        WHEN list_contains($final_reasons, t.refusal) OR r.days IS NULL THEN 'declined_for_good'
+        WHEN t.first_declined_on + r.days > CAST($day AS DATE) THEN 'declined_until_retry'
+        ELSE 'due'
+    END AS class
+FROM plan_line l
+LEFT JOIN unclear u USING (customer_id, billing_period, bill_cycle)
+LEFT JOIN tried t USING (customer_id, billing_period, bill_cycle)
+LEFT JOIN retry_day r ON r.declines = t.declines
+WHERE l.rebill = 'rebill';
