@@ -60,8 +60,8 @@ with DAG(
     judged = stages.verify(asked, extracted)
     stages.anything_new(extracted) >> [judged, stages.nothing_new(extracted)]
 
-    prepared, last = stages.release(judged["run_id"], asked["as_of"])
+    prepared, last = stages.release("{{ ti.xcom_pull('extract')['run_id'] }}", "{{ params.as_of or '' }}")
     held, not_charged = stages.held(judged), stages.verified_not_charged(judged)
     stages.gate(asked, judged) >> [prepared, held, not_charged]
 
-    [last, held, not_charged] >> stages.report(extracted["run_id"]).as_teardown()
+    [last, held, not_charged] >> stages.report("{{ (ti.xcom_pull('extract') or {}).get('run_id') or '' }}").as_teardown()

@@ -63,6 +63,6 @@ with DAG(
     run_id = "{{ params.run_id }}"
     first = PersonDecides(task_id="first_person", params={"reason": REASON}, doc_md=FIRST)
     second = PersonDecides(task_id="second_person", params={"reason": REASON}, doc_md=SECOND)
-    prepared, last = stages.release(run_id, None)
+    prepared, last = stages.release(run_id, "")
     first >> second >> prepared
     last >> stages.report(run_id).as_teardown()

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -99,6 +100,7 @@ def running_airflow(settings: Settings, *, port: int | None = None) -> Iterator[
     passwords = {name: _kept_secret(settings.home / "logins" / f"airflow-{name}") for name in USERS}
     environment = _environment(settings, home, server.pipeline_url, server.url("airflow", database="airflow"), port or _free_port())
     _write_secret(home / "passwords.json", json.dumps(passwords))
+    _write_secret(home / "environment", _as_shell(environment))
     _migrate(home, environment)
     processes: dict[str, subprocess.Popen] = {}
     airflow = Airflow(environment["AIRFLOW__API__BASE_URL"], home, passwords, environment, processes)
@@ -150,6 +152,12 @@ def _environment(settings: Settings, home: Path, pipeline_url: str, metadata_url
         "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
     }
+
+
+def _as_shell(environment: dict[str, str]) -> str:
+    """What a shell needs to use the `airflow` command with this installation."""
+    ours = {name: value for name, value in environment.items() if name.startswith(("AIRFLOW", "MAKEGOOD_", "PYTHONPATH"))}
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(ours.items()))
 
 
 def _free_port() -> int:

@@ -226,7 +226,7 @@ def verified_not_charged(judged: dict[str, Any]) -> str:
 
 
 @stage()
-def prepare_waves(landed_run: str, as_of: str | None) -> list[int]:
+def prepare_waves(landed_run: str, as_of: str) -> list[int]:
     """### Commit what will be charged
     Every positive charge that its customer has not been charged yet becomes an operation, in numbered waves. Nothing is sent.
 
@@ -238,7 +238,7 @@ def prepare_waves(landed_run: str, as_of: str | None) -> list[int]:
 
 
 @stage()
-def canary(landed_run: str, as_of: str | None, waves: list[int]) -> list[int]:
+def canary(landed_run: str, as_of: str, waves: list[int]) -> list[int]:
     """### Send the first, small wave
     A mistake that every check missed is then a mistake for a handful of customers. Hands the other waves on.
 
@@ -250,7 +250,7 @@ def canary(landed_run: str, as_of: str | None, waves: list[int]) -> list[int]:
 
 
 @stage(max_active_tis_per_dagrun=1, map_index_template="{{ wave_name }}")
-def send_wave(landed_run: str, as_of: str | None, wave: int) -> None:
+def send_wave(landed_run: str, as_of: str, wave: int) -> None:
     """### Send one wave
     One at a time, in order; a wave whose turn came while an earlier one is retried sends the earlier one first. Each file is
     read back and matched to what was meant before it goes. A wave that was answered is never sent again, so clearing is safe.
@@ -267,7 +267,7 @@ def send_wave(landed_run: str, as_of: str | None, wave: int) -> None:
     _send(landed_run, as_of, wave)
 
 
-def _send(landed_run: str, as_of: str | None, wave: int) -> None:
+def _send(landed_run: str, as_of: str, wave: int) -> None:
     makegood = open_installation(as_of)
     unanswered = [earlier.number for earlier in makegood.ledger.waves(landed_run) if not earlier.answered]
     try:
@@ -280,7 +280,7 @@ def _send(landed_run: str, as_of: str | None, wave: int) -> None:
 
 
 @stage(trigger_rule="none_failed_min_one_success")
-def charged(landed_run: str, as_of: str | None) -> dict[str, Any]:
+def charged(landed_run: str, as_of: str) -> dict[str, Any]:
     """### Sum up
     Looks up what got no answer, writes the report anew, and says what the run has come to.
 
@@ -293,8 +293,12 @@ def charged(landed_run: str, as_of: str | None) -> dict[str, Any]:
     return {name: getattr(outcome, name) for name in ("run_id", "charged", "declined", "unknown", "amount_minor")}
 
 
-def release(landed_run: Any, as_of: Any) -> Any:
-    """Wire the release of a run that may be charged; returns the first and the last task."""
+def release(landed_run: str, as_of: str) -> Any:
+    """Wire the release of a run that may be charged; returns the first and the last task.
+
+    The arguments are templates, so that the tasks depend on each other alone: `charged` has to tell "nothing was sent"
+    from "nothing was left to send" by what became of the waves.
+    """
     prepared = prepare_waves(landed_run, as_of)
     first = canary(landed_run, as_of, prepared)
     rest = send_wave.partial(landed_run=landed_run, as_of=as_of).expand(wave=first)
@@ -304,7 +308,7 @@ def release(landed_run: Any, as_of: Any) -> Any:
 
 
 @stage()
-def report(landed_run: str | None) -> str:
+def report(landed_run: str) -> str:
     """### Write the report as things stand
     Runs at the end, whatever happened before. The **Report** tab of the run shows it.
     """

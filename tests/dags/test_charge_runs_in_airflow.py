@@ -34,6 +34,9 @@ CUSTOMERS = 2_500
 RUN_SECONDS_MAX = 180
 """No DAG run here takes half as long on an idle machine; a longer one hangs."""
 
+READING_SECONDS = 3
+"""Nobody answers at once; an answer before the scheduler has noted that the task waits is asked for again, minutes later."""
+
 
 @dataclass
 class Night:
@@ -125,6 +128,7 @@ class Api:
     def answer(self, run_id: str, task_id: str, choice: str, reason: str) -> int:
         """Answer as this user once the question is put; returns the HTTP status."""
         self._until("decide_held_run", run_id, lambda night: night.tasks.get(task_id) == ["awaiting_input"])
+        time.sleep(READING_SECONDS)
         path = f"/api/v2/dags/decide_held_run/dagRuns/{urllib.parse.quote(run_id)}/taskInstances/{task_id}/-1/hitlDetails"
         return self.status("PATCH", path, {"chosen_options": [choice], "params_input": {"reason": reason}})
 

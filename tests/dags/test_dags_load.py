@@ -126,11 +126,13 @@ def test_only_the_history_is_backfilled_and_it_never_runs_by_itself(loaded):
 
 def test_nothing_is_sent_before_the_gate_or_two_people(loaded):
     nightly, decide = (loaded["dags"][dag_id]["tasks"] for dag_id in ("charge_run", "decide_held_run"))
-    assert "gate" in nightly["prepare_waves"]["upstream"]
+    assert nightly["prepare_waves"]["upstream"] == ["gate"]
     assert decide["prepare_waves"]["upstream"] == ["second_person"]
     assert decide["second_person"]["upstream"] == ["first_person"]
     for tasks in (nightly, decide):
-        assert "prepare_waves" in tasks["canary"]["upstream"] and "canary" in tasks["send_wave"]["upstream"]
+        assert tasks["canary"]["upstream"] == ["prepare_waves"]
+        assert tasks["send_wave"]["upstream"] == ["canary"]
+        assert tasks["charged"]["upstream"] == ["canary", "send_wave"]
 
 
 def test_a_range_means_every_month_it_touches_whatever_zone_it_was_typed_in(tmp_path):
