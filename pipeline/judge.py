@@ -7,6 +7,7 @@ importer of Great Expectations and of `expectations`, and imports the former ins
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -159,7 +160,7 @@ def judge(
 
 
 def build_data_docs(verdict: Verdict, folder: Path) -> Path:
-    """Write Great Expectations' own pages on `verdict` below `folder`; returns the first page.
+    """Write Great Expectations' own pages on `verdict` below `folder`, replacing what is there; returns the first page.
 
     They show rules, thresholds and cohorts, never a customer: the profile holds none. They need a network to look right.
     """
@@ -217,6 +218,7 @@ class _Judging:
         return [(rule, results.get(rule.name)) for rule in rules]
 
     def build_data_docs(self, folder: Path) -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
         site = {
             "class_name": "SiteBuilder",
             "show_how_to_buttons": False,

@@ -152,12 +152,19 @@ def _charts(
     measured: Measurement, profile: Table, lags: Table, history: Sequence[HistoryPeriod], run: LandedRun
 ) -> Charts:
     standing = {month.billing_period: month.standing for month in history} | {run.billing_period: "this run"}
-    drift = ("total_minor", "previous_total_minor", "total_drift")
     repeats = ("compared_with", "lag", "comparable", "repeated", "repeat_share", "normal_share")
     return Charts(
         amounts=measured.amounts(),
         totals=[entry | {"standing": standing[entry["billing_period"]]} for entry in measured.totals()],
-        drift=[{"cohort": cohort_name(row)} | {name: row[name] for name in drift} for row in profile],
+        drift=[
+            {
+                "cohort": cohort_name(row),
+                "total_minor": row["positive_minor"],
+                "previous_total_minor": row["previous_positive_minor"],
+                "total_drift": row["total_drift"],
+            }
+            for row in profile
+        ],
         repeats=[{"cohort": cohort_name(row)} | {name: row[name] for name in repeats} for row in lags],
     )
 

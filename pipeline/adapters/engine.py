@@ -92,7 +92,7 @@ class Measurement:
     @contextmanager
     def without(self, issuers: Sequence[str]) -> Iterator[None]:
         """Within this block, profile and lags are those of the run without these issuer cohorts."""
-        self._connection.executemany("INSERT INTO left_out VALUES (?)", [[issuer] for issuer in issuers])
+        self._insert("left_out", [[issuer] for issuer in issuers])
         try:
             yield
         finally:
@@ -186,7 +186,7 @@ class Measurement:
     def _find_currency(self) -> str:
         for months in ("month_1", "charges"):
             found = self._connection.execute(
-                f"SELECT currency FROM {months} WHERE currency <> '' GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1"
+                f"SELECT currency FROM {months} WHERE regexp_matches(currency, '^[A-Z]{{3}}$') GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1"
             ).fetchone()
             if found:
                 return found[0]
@@ -259,8 +259,13 @@ class Measurement:
 
     def _table(self, name: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
         self._connection.execute(f"CREATE TEMP TABLE {name} ({columns})")
+        self._insert(name, rows)
+
+    def _insert(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            self._connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            # One statement: a statement per row costs more than the rows.
+            values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
+            self._connection.execute(f"INSERT INTO {name} VALUES {values}", [value for row in rows for value in row])
 
     def _query(self, name: str) -> Table:
         return self._rows(_sql(name))

@@ -68,8 +68,8 @@ class Charts:
             not, in bins at 1, 2, 5 x powers of ten (negative ones mirrored, zero alone in [0, 1));
             up to three earlier months first, this run last.
         totals: `billing_period, charges, total_minor, standing`; this run last, standing `this run`.
-        drift: `cohort, total_minor, previous_total_minor, total_drift` per cohort against the month before;
-            `total_drift` is a share (None where it cannot be said).
+        drift: `cohort, total_minor, previous_total_minor, total_drift` of the positive bills per cohort against the
+            month before; `total_drift` is a share (None where it cannot be said).
         repeats: `cohort, compared_with, lag, comparable, repeated, repeat_share, normal_share` per cohort and
             earlier month; shares None where there is nothing to compare.
     """

@@ -1,9 +1,9 @@
 -- Who was hurt, and how: every wrong charge beside the bill that should have been charged.
 --
--- Views given: wrong (the incident's charges: operation_id, customer_id, billing_period, bill_cycle, occurrence, charge_id,
--- amount_minor, currency, payment_method, issuer, instrument_token, state, payment_id), landed (the corrected run's Parquet),
--- elsewhere (customer_id, bill_cycle of what the period was charged outside the incident).
--- Parameters: $billing_period; $issuers, the incident's, NULL for all.
+-- Views given: wrong (the incident's charges: operation_id, customer_id, bill_cycle, occurrence, charge_id, amount_minor,
+-- currency, payment_method, issuer, instrument_token, state, payment_id), landed (the corrected run's Parquet), elsewhere
+-- (customer_id, bill_cycle of what the period was charged outside the incident).
+-- Parameters: $issuers, the incident's; NULL for all.
 
 -- The right bill of each account and cycle. One that cannot be charged as it stands says why in `unusable`.
 CREATE OR REPLACE TEMP TABLE right_bill AS

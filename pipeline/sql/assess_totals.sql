@@ -1,4 +1,4 @@
--- Counts and sums of the lines of assess.sql, by class, issuer and payment method.
+-- Counts and sums of the lines of assess.sql, by class, issuer, payment method and currency.
 --
 -- charged_minor: taken from customers by mistake. due_minor: what is due for the same bills, each bill counted once.
 -- net_minor: positive where customers paid too much.
@@ -6,6 +6,7 @@ SELECT
     class,
     coalesce(issuer, right_issuer, '') AS issuer,
     coalesce(payment_method, right_method, '') AS payment_method,
+    coalesce(wrong_currency, right_currency, '') AS currency,
     count(*) AS lines,
     count(DISTINCT customer_id) AS customers,
     CAST(coalesce(sum(charged), 0) AS BIGINT) AS charged_minor,
@@ -18,4 +19,4 @@ FROM (
     FROM line
 )
 GROUP BY ALL
-ORDER BY class, issuer, payment_method
+ORDER BY class, issuer, payment_method, currency

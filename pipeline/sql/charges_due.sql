@@ -1,7 +1,7 @@
 -- What a landed run still owes the acquirer: its positive charges, classed, keyed and cut into waves.
 --
 -- Views given: landed (the run's Parquet), charged (customer_id, bill_cycle, amount_minor already charged for the period).
--- Parameters: $billing_period, $canary, $second (canary sizes), $wave_size.
+-- Parameter: $held_issuers, on hold while an incident of theirs is open.
 -- A class is a reason: only 'due' is charged, everything else is counted by name so that no row is lost.
 CREATE OR REPLACE TEMP TABLE classed AS
 WITH counted AS (
@@ -20,6 +20,7 @@ SELECT
         WHEN l.amount_minor < 0 THEN 'credit'
         WHEN c.amount_minor = l.amount_minor THEN 'already_charged'
         WHEN c.amount_minor IS NOT NULL THEN 'correction'
+        WHEN list_contains($held_issuers, l.issuer) THEN 'on_hold'
         ELSE 'due'
     END AS class
 FROM counted l

@@ -35,3 +35,10 @@ CREATE TEMP MACRO fits(amount) AS amount BETWEEN -10000000000000 AND 10000000000
 CREATE TEMP MACRO cohort_kind(issuer, payment_method, plan) AS
     CASE WHEN issuer IS NOT NULL THEN 'issuer' WHEN payment_method IS NOT NULL THEN 'payment_method'
          WHEN plan IS NOT NULL THEN 'plan' ELSE 'run' END;
+
+-- The largest amount of each bin of the report's histogram: ..., -5, -2, -1, 0, 1, 4, 9, 19, 49, 99, ...; the last takes whatever is left.
+CREATE TEMP MACRO largest_in_bins() AS list_sort(list_distinct(
+    flatten(list_transform(range(0, 18), lambda k: [
+        -5 * CAST(pow(10, k) AS BIGINT), -2 * CAST(pow(10, k) AS BIGINT), -1 * CAST(pow(10, k) AS BIGINT),
+        CAST(pow(10, k) AS BIGINT) - 1, 2 * CAST(pow(10, k) AS BIGINT) - 1, 5 * CAST(pow(10, k) AS BIGINT) - 1]))
+    || [9223372036854775807]));

@@ -24,14 +24,13 @@ line_standing AS (
         l.customer_id, l.billing_period, l.bill_cycle,
         CASE
             WHEN l.rebill = 'hold' THEN 'hold'
-            WHEN l.reversal = 'none' THEN NULL
             WHEN l.reversal IN ('wait', 'manual') THEN l.reversal
             WHEN u.under_way = 'unknown' THEN 'reversal_unknown'
             WHEN u.under_way IS NOT NULL THEN 'reversal_under_way'
             -- money back on an account comes days after the acquirer's yes; the acquirer's payment says so, else the issuer's lead time
             WHEN u.is_refunded AND l.payment_method <> 'credit_card' AND s.original IS NULL
                  AND (l.money_back_by IS NULL OR l.money_back_by > CAST($day AS DATE)) THEN 'refund_not_credited'
-            WHEN u.is_done OR o.is_settled THEN NULL
+            WHEN u.is_done OR o.is_settled OR l.reversal = 'none' THEN NULL
             WHEN o.is_disputed THEN 'disputed'
             WHEN u.refusal IS NOT NULL THEN 'reversal_declined'
             ELSE 'reversal_not_done'
@@ -53,7 +52,8 @@ WITH tried AS (
         max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
         count(*) FILTER (WHERE state = 'declined' AND reason <> 'withdrawn') AS declines,
         min(declined_on) AS first_declined_on,
-        arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal
+        arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal,
+        arg_max(instrument_token, attempt) AS tried_token
     FROM rebilled GROUP BY ALL
 )
 SELECT
@@ -67,7 +67,8 @@ SELECT
         WHEN u.reason IS NOT NULL THEN u.reason
         WHEN l.correct_minor <= 0 OR l.rebill_token IS NULL THEN 'not_chargeable'
         WHEN t.declines IS NULL OR t.declines = 0 OR t.refusal = 'withdrawn' THEN 'due'
-        WHEN list_contains($final_reasons, t.refusal) OR r.days IS NULL THEN 'declined_for_good'
+        WHEN r.days IS NULL THEN 'declined_for_good'
+        WHEN list_contains($final_reasons, t.refusal) THEN if(t.tried_token = l.rebill_token, 'declined_for_good', 'due')
         WHEN t.first_declined_on + r.days > CAST($day AS DATE) THEN 'declined_until_retry'
         ELSE 'due'
     END AS class

@@ -1,5 +1,6 @@
 """The profile counts what plain Python counts, for any months; cohorts add up to the run."""
 
+import random
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -120,17 +121,48 @@ def test_the_profile_counts_what_plain_python_counts(months):
     check_lags(lags, now, [amounts_by_account(charges) for charges in reversed(earlier)])
 
 
+def test_repeats_are_counted_by_the_definition_in_a_year_of_months():
+    """Every account is billed each month, from few amounts: all ways in which three months can differ or not occur."""
+    draw = random.Random(2023)
+    periods = [f"2022-{number:02d}" for number in range(9, 13)] + [f"2023-{number:02d}" for number in range(1, 10)]
+    months = []
+    for period in periods:
+        bills = [
+            (customer, draw.choice([0, 100, 200, 300]), "SORA", "credit_card", "A", 1, "right")
+            for customer in range(1, 300)
+        ]
+        months.append(rows(period, bills))
+    with tempfile.TemporaryDirectory() as folder:
+        *earlier, this = [land(Path(folder), period, charges) for period, charges in zip(periods, months, strict=True)]
+        with DuckDBEngine().measure(this, as_history(earlier), MEASURING) as measured:
+            lags = measured.lags()
+    check_lags(lags, amounts_by_account(months[-1]), [amounts_by_account(month) for month in reversed(months[:-1])])
+    for entry in (entry for entry in lags if entry["cohort_kind"] == "issuer" and entry["lag"] < 12):
+        *before, last, _ = months
+        natural = shares_of(amounts_by_account(last), [amounts_by_account(month) for month in reversed(before)])
+        assert entry["normal_share"] == min(natural[entry["lag"] - 1], MEASURING["normal_share_ceiling"])
+
+
+def shares_of(now: dict[tuple, int], earlier: list[dict[tuple, int]]) -> list[float]:
+    counted = [counts(now, earlier, index) for index in range(len(earlier))]
+    return [repeated / comparable for comparable, repeated in counted]
+
+
 def check_lags(lags: list[dict], now: dict[tuple, int], earlier: list[dict[tuple, int]]) -> None:
     """`earlier`: latest month first. Restates the definition of docs/gate.md, account by account."""
     whole = [entry for entry in lags if entry["cohort_kind"] == "run"]
     assert [entry["lag"] for entry in whole] == list(range(1, len(earlier) + 1))
     for index, entry in enumerate(whole):
-        others = [other for other in range(len(earlier)) if other != index][:2]
-        comparable = repeated = 0
-        for account, amount in now.items():
-            bills = [earlier[each].get(account) for each in (index, *others)]
-            varied = others and None not in bills and len(set(bills)) == len(bills)
-            if varied and amount > 0 and bills[0] > 0:
-                comparable += 1
-                repeated += amount == bills[0]
-        assert (entry["comparable"], entry["repeated"]) == (comparable, repeated), entry
+        assert (entry["comparable"], entry["repeated"]) == counts(now, earlier, index), entry
+
+
+def counts(now: dict[tuple, int], earlier: list[dict[tuple, int]], index: int) -> tuple[int, int]:
+    others = [other for other in range(len(earlier)) if other != index][:2]
+    comparable = repeated = 0
+    for account, amount in now.items():
+        bills = [earlier[each].get(account) for each in (index, *others)]
+        varied = others and None not in bills and len(set(bills)) == len(bills)
+        if varied and amount > 0 and bills[0] > 0:
+            comparable += 1
+            repeated += amount == bills[0]
+    return comparable, repeated

@@ -393,3 +393,17 @@ def test_a_column_of_garbage_makes_no_endless_cohorts(history, tmp_path):
     plans = [row for row in verification.profile if row["cohort_kind"] == "plan"]
     assert len(plans) <= 51
     assert sum(row["row_count"] for row in plans) == 1500
+
+
+def test_the_histogram_counts_every_bill_once_in_its_bin(history, tmp_path):
+    charges = month("2023-09", 12)
+    amounts = [0, 1, 2, 4, 5, 9, 10, 19, 20, -1, -5, 10**12]
+    for row, amount in zip(charges, amounts, strict=True):
+        row["amount_minor"] = amount
+    verification = verified(land(tmp_path, "2023-09", charges), history, tmp_path / "report")
+    bins = [entry for entry in verification.charts.amounts if entry["billing_period"] == "2023-09"]
+    expected = [(-9, -4), (-1, 0), (0, 1), (1, 2), (2, 5), (5, 10), (10, 20), (20, 50), (10**12, 2 * 10**12)]
+    assert [(entry["low_minor"], entry["high_minor"]) for entry in bins] == expected
+    assert [entry["count"] for entry in bins] == [1, 1, 1, 1, 2, 2, 2, 1, 1]
+    august = sum(entry["count"] for entry in verification.charts.amounts if entry["billing_period"] == "2023-08")
+    assert august == 1500

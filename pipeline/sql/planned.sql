@@ -1,0 +1,43 @@
+-- What the approved plans of an incident meant against its operations: meant and never done, done and never meant. Reads `planned`
+-- (lines of every approved plan, the newest with the highest `number`), and `operation`, `succeeded`, `deviation` of match.sql.
+CREATE OR REPLACE TEMP TABLE meant AS
+SELECT * REPLACE (CAST(original_id AS UUID) AS original_id) FROM planned
+QUALIFY row_number() OVER (PARTITION BY customer_id, billing_period, bill_cycle, occurrence ORDER BY number DESC) = 1;
+
+CREATE OR REPLACE TEMP TABLE meant_bill AS
+SELECT customer_id, billing_period, bill_cycle, max(correct_minor) AS correct_minor, max(rebill_last) AS rebill_last
+FROM meant WHERE rebill = 'rebill' GROUP BY ALL;
+
+CREATE OR REPLACE TEMP TABLE undo AS
+SELECT operation_id, kind, amount_minor, original_id FROM operation WHERE of_incident AND kind IN ('void', 'refund');
+
+CREATE OR REPLACE TEMP TABLE recharge AS
+SELECT operation_id, customer_id, billing_period, bill_cycle, amount_minor FROM operation WHERE of_incident AND kind = 'rebill';
+
+CREATE OR REPLACE TEMP TABLE against_plan AS
+-- an undo that was meant: its window is over, and neither an operation nor a deviation speaks of it
+SELECT 'missing' AS kind, key_of(m.original_id) AS reference, coalesce(m.reversal_minor, m.wrong_minor) AS amount_minor, m.reversal_last AS since,
+    'the plan meant to ' || m.reversal || ' it; nothing was sent' AS detail
+FROM meant m ANTI JOIN undo USING (original_id) ANTI JOIN deviation USING (original_id)
+WHERE m.reversal IN ('void', 'refund') AND m.reversal_last < $today
+UNION ALL
+-- a rebill that was meant, named by the key it would have had
+SELECT 'missing', md5('rebill|' || $incident_id || '|' || b.billing_period || '|' || b.bill_cycle || '|1|1|' || b.customer_id), b.correct_minor,
+    b.rebill_last, 'the plan meant to rebill it; nothing was sent'
+FROM meant_bill b ANTI JOIN recharge USING (customer_id, billing_period, bill_cycle)
+WHERE b.rebill_last < $today
+UNION ALL
+SELECT 'extra', key_of(u.operation_id), u.amount_minor, CAST($today AS DATE), 'a ' || u.kind || ' that no approved plan has'
+FROM undo u ANTI JOIN meant USING (original_id)
+UNION ALL
+SELECT 'extra', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'a rebill that no approved plan has'
+FROM recharge r ANTI JOIN meant_bill USING (customer_id, billing_period, bill_cycle)
+UNION ALL
+SELECT 'amount', key_of(u.operation_id), u.amount_minor, CAST($today AS DATE),
+    'the plan meant to ' || m.reversal || ' ' || coalesce(m.reversal_minor, m.wrong_minor)
+FROM undo u JOIN meant m USING (original_id)
+WHERE u.amount_minor > coalesce(m.reversal_minor, m.wrong_minor)
+UNION ALL
+SELECT 'amount', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'the plan meant to rebill ' || b.correct_minor
+FROM recharge r JOIN meant_bill b USING (customer_id, billing_period, bill_cycle)
+WHERE r.amount_minor <> b.correct_minor;
