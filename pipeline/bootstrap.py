@@ -9,19 +9,30 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from pipeline import approve as approve_stage
+from pipeline import assess as assess_stage
 from pipeline import extract as extract_stage
+from pipeline import incident as incident_stage
+from pipeline import plan as plan_stage
 from pipeline import release as release_stage
 from pipeline import report as report_stage
 from pipeline import verify as verify_stage
 from pipeline.adapters import postgres
+from pipeline.adapters.charge_import import ChargeImport, Imported, read_import
 from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.engine import DuckDBEngine
+from pipeline.adapters.holiday_calendar import holidays_around
+from pipeline.adapters.incident_books import IncidentBooks
+from pipeline.adapters.incident_lines import LIVE_SCHEMA, IncidentLines, lay_out
+from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
 from pipeline.adapters.lake import ParquetLake
+from pipeline.adapters.lead_times import LeadTimes
 from pipeline.adapters.ledger import PostgresLedger
+from pipeline.adapters.plan_file import digest_of, lines_digest, write_plan
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.runs import Register, history_digest
 from pipeline.adapters.sources import open_source
@@ -29,6 +40,7 @@ from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import format_minor
 from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
+from pipeline.core.window import Window, Windows
 from pipeline.errors import FatalError, GateClosed, OutsideWindow, UsageError
 from pipeline.execution import Sender
 from pipeline.judge import load_suites
@@ -112,8 +124,8 @@ class Makegood:
     def history(self, run: LandedRun, source: str, *, query: str | None = None) -> list[HistoryPeriod]:
         """The earlier months a run is compared with, latest first.
 
-        A month is what was released of it; else what the source holds, else what last landed - both unverified.
-        Held runs are never history.
+        A month is what corrected it, else what was released of it; else what the source holds, else what last landed - both
+        unverified. Held runs, and runs that an incident is about, are never history.
         """
         period = BillingPeriod.parse(run.billing_period)
         on_offer = set(self.periods(source)) if query is None else set()
@@ -124,10 +136,13 @@ class Makegood:
     def _history_of(
         self, month: BillingPeriod, source: str, query: str | None, on_offer: set[BillingPeriod]
     ) -> HistoryPeriod | None:
-        released = self.register.released_run(str(month))
-        if released is not None:
-            run = self._landed(released)
-            return HistoryPeriod(str(month), run.run_id, run.path, "released")
+        for found, standing in (
+            (self.register.corrected_run(str(month)), "corrected"),
+            (self.register.released_run(str(month)), "released"),
+        ):
+            if found is not None:
+                run = self._landed(found)
+                return HistoryPeriod(str(month), run.run_id, run.path, standing)
         held = self.register.held_runs(str(month))
         candidates = self.lake.runs(str(month))
         if month in on_offer or query is not None:
@@ -264,13 +279,14 @@ class Makegood:
     # -- release ------------------------------------------------------------------------------------------------
 
     def require_release_allowed(self, run_id: str) -> str:
-        """Who or what allows the run to be charged now; raises as `release.require_allowed`."""
+        """Who or what allows the run to be charged now; raises as `release.require_allowed` and `require_not_held`."""
+        release_stage.require_not_held(run_id, self._holds(run_id))
         return release_stage.require_allowed(self.register.standing(run_id), self.settings.calendar, self.business_day)
 
     def prepare_release(self, run_id: str) -> list[int]:
         """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
         authority = self.require_release_allowed(run_id)
-        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=find_due)
+        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=self._find_due(run_id))
         self.register.audit("release", run_id, {"allowed_by": authority})
         return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
 
@@ -288,7 +304,7 @@ class Makegood:
         try:
             with self.rail() as rail:
                 return release_stage.release(
-                    self._landed(run_id), ledger=self.ledger, find_due=find_due, sender=self._sender(rail)
+                    self._landed(run_id), ledger=self.ledger, find_due=self._find_due(run_id), sender=self._sender(rail)
                 )
         finally:
             with contextlib.suppress(UsageError):
@@ -297,8 +313,22 @@ class Makegood:
     def preview_release(self, run_id: str) -> dict[str, Any]:
         """What a release would charge, by class of row; writes and sends nothing."""
         run = self._landed(run_id)
-        classes = find_due(run, self.ledger.charged(run.billing_period)).classes
+        classes = self._find_due(run_id)(run, self.ledger.charged(run.billing_period)).classes
         return {"run_id": run_id, "due": {"rows": 0, "amount_minor": 0}} | classes
+
+    def _holds(self, run_id: str) -> list[Incident]:
+        """Incidents that bear on charging a run: open ones of its period, and any that is about the run itself."""
+        period = run_id[: len("YYYY-MM")]
+        return [
+            i
+            for i in self.incidents.incidents()
+            if i.charge_scope == run_id or (i.billing_period == period and not i.closed_at)
+        ]
+
+    def _find_due(self, run_id: str) -> Any:
+        """How the run's due charges are found, issuers on hold left out."""
+        held = frozenset(issuer for incident in self._holds(run_id) for issuer in incident.issuers or ())
+        return partial(find_due, held_issuers=held)
 
     def stop(self, reason: str) -> dict[str, Any]:
         """Halt all sending within one wave; returns what is left, by name."""
@@ -337,8 +367,197 @@ class Makegood:
             raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
         return run
 
+    # -- incidents ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def incidents(self) -> IncidentRegister:
+        return IncidentRegister(self.server, self.settings.home)
+
+    @cached_property
+    def incident_books(self) -> IncidentBooks:
+        return IncidentBooks(self.server)
+
+    def open_incident(
+        self, *, corrected: str, wrong: str | None = None, charges: Path | None = None, issuers: list[str] | None = None,
+        reason: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Open an incident over a run's charges, or over charges that another system made, and assess it.
+
+        From then on its cohort is on hold. Repeating it is the same incident; another corrected run ends older plans.
+
+        Args:
+            corrected: the run with the right amounts; it must have passed the gate.
+            wrong: the run that was charged.
+            charges: a file of charges made elsewhere.
+            issuers: only what was sent to these.
+        """
+        standing = self.register.standing(corrected)
+        if charges is None and wrong is None:
+            raise UsageError(
+                "which charges were wrong? --run RUN, or --charges FILE for charges made by another system"
+            )
+        period = self.register.standing(wrong).billing_period if wrong else None
+        imported = self._import_charges(charges, period) if charges else None
+        incident_stage.require_correct(
+            standing, billing_period=imported.billing_period if imported else period, wrong_run=wrong
+        )
+        if imported is None:
+            incident_stage.require_charged(wrong, sum(self.ledger.tally(wrong).counts.values()))
+        incident = self.incidents.open_incident(
+            billing_period=standing.billing_period, charge_scope=imported.scope if imported else wrong, issuers=issuers,
+            corrected_run=corrected, reason=reason, login=self.settings.login, password=self.settings.password,
+        )  # fmt: skip
+        assessment = self.assess(incident.incident_id).to_json()
+        taken = {"imported": {name: getattr(imported, name) for name in imported.__slots__}} if imported else {}
+        return incident.to_json() | assessment | taken
+
+    def assess(self, incident_id: str) -> assess_stage.Assessment:
+        """Who was hurt, and by how much; asks no acquirer."""
+        incident = self.incidents.find(incident_id)
+        with self._lines(incident) as lines:
+            return assess_stage.assess(incident_id, incident.billing_period, lines)
+
+    def plan(
+        self,
+        incident_id: str,
+        *,
+        reversal: Window | None = None,
+        rebill: Window | None = None,
+        leave_equal: bool = False,
+    ) -> plan_stage.Draft:
+        """What putting it right would take, computed from what is true now; stores nothing.
+
+        Args:
+            reversal, rebill: the windows; None takes the month's default ones while they lie ahead.
+        """
+        incident = self.incidents.find(incident_id)
+        if incident.closed_at:
+            raise GateClosed(f"{incident_id} is closed; there is nothing left to plan")
+        incident_stage.require_correct(
+            self.register.standing(incident.corrected_run), billing_period=incident.billing_period, wrong_run=None
+        )
+        windows = plan_stage.choose_windows(self.business_day, reversal=reversal, rebill=rebill)
+        is_import = incident.charge_scope.startswith("import-")
+        policy = plan_stage.Policy(leave_equal=leave_equal, charge_missing=not is_import)
+        with self.rail() as rail, self._lines(incident) as lines:
+            times, name = LeadTimes(self.settings.home), "practice" if rail.simulated else "adyen_batch"
+            plan_stage.require_timely(windows, rail=name, answer_days=times.answer_days(name))
+            payments = lines.payments()
+            live = rail.states(payment_ids=payments).select(LIVE_SCHEMA.names)
+            return plan_stage.plan(
+                incident,
+                lines,
+                facts=plan_stage.Facts(
+                    live=live,
+                    undone=self.incident_books.undone(incident),
+                    rebilled=self.incident_books.rebilled(incident),
+                    clock=self._clock(times, windows),
+                ),
+                windows=windows,
+                policy=policy,
+                plans=self.incidents.plans(incident_id),
+                lines_digest=lines_digest,
+                digest_of=digest_of,
+            )
+
+    def request_approval(self, draft: plan_stage.Draft, *, user: str | None = None) -> PlanRecord:
+        """Store a plan, as asked for by the person whose login the settings carry, or by `user` whom Airflow authenticated."""
+        incident = self.incidents.find(draft.header["incident_id"])
+        if not draft.operation_count:
+            raise UsageError(
+                f"{incident.incident_id}: nothing is left to undo or charge; {draft.summary['open']} lines are open"
+            )
+        folder = self.settings.home / "incidents" / incident.incident_id
+        given = {
+            "incident": incident, "plan_digest": draft.plan_digest, "windows": draft.windows,
+            "file": write_plan(folder, draft.header, draft.lines, draft.plan_digest),
+            "operation_count": draft.operation_count, "total_minor": draft.total_minor, "summary": draft.summary,
+            "exceptions": draft.exceptions(), "successor_of": draft.header["successor_of"],
+        }  # fmt: skip
+        if user is not None:
+            return self.incidents.store_plan_for_airflow_user(**given, user=user)
+        return self.incidents.store_plan(**given, login=self.settings.login, password=self.settings.password)
+
+    def plan_to_decide(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
+        """The plan named by its digest (or the first 12 digits of it), else the incident's newest."""
+        if plan_digest:
+            record = self.incidents.plan(plan_digest)
+            if record.incident_id != incident_id:
+                raise UsageError(f"plan {plan_digest} belongs to {record.incident_id}, not {incident_id}")
+            return record
+        plans = self.incidents.plans(incident_id)
+        if not plans:
+            raise GateClosed(f"{incident_id} has no plan; `makegood incident plan {incident_id} --store` makes one")
+        return plans[0]
+
+    def approve(self, plan: PlanRecord, *, user: str | None = None) -> PlanRecord:
+        """Approve `plan`, as it was shown, as the person whose login the settings carry, or as an Airflow user."""
+        if user is not None:
+            record = partial(self.incidents.approve_for_airflow_user, user=user)
+        else:
+            record = partial(self.incidents.approve, login=self.settings.login, password=self.settings.password)
+        return approve_stage.approve(plan, as_of=self.as_of, timezone=self.settings.timezone, record=record)
+
+    def reject(self, plan: PlanRecord, *, reason: str, user: str | None = None) -> PlanRecord:
+        """Reject `plan`; nothing of it is executed from then on."""
+        if user is not None:
+            return self.incidents.reject_for_airflow_user(plan.plan_digest, reason=reason, user=user)
+        return self.incidents.reject(
+            plan.plan_digest, reason=reason, login=self.settings.login, password=self.settings.password
+        )
+
+    def stated_impact(self, plan: PlanRecord) -> str:
+        """What `plan` does, in one sentence with counts and amounts: what an approver reads."""
+        return plan_stage.stated_impact(plan.summary)
+
+    def render_incident(self, incident_id: str, **later: Any) -> Path:
+        """Write the incident's page anew; returns its path.
+
+        Args:
+            later: what further steps have to say: `execution`, `reconciliation`, `proof`; see `report.write_incident`.
+        """
+        plans = self.incidents.plans(incident_id)
+        return report_stage.write_incident(
+            self.settings.home / "incidents" / incident_id / INCIDENT_PAGE,
+            incident=self.incidents.find(incident_id).to_json(),
+            assessment=asdict(self.assess(incident_id)),
+            plans=[plan.to_json() | {"impact": self.stated_impact(plan)} for plan in plans],
+            **later,
+        )
+
+    def _import_charges(self, path: Path, period: str | None) -> Imported:
+        file = read_import(path)
+        if period not in (None, file.billing_period):
+            raise UsageError(f"{path.name} is for {file.billing_period}, the run named is for {period}")
+        with self.rail() as rail:
+            states = rail.states(payment_ids=file.charges["payment_reference"])
+        return ChargeImport(self.server).take_over(file, states, effective_on=self.business_day)
+
+    @contextlib.contextmanager
+    def _lines(self, incident: Incident) -> Iterator[IncidentLines]:
+        """The incident's charges beside the right bills."""
+        books = self.incident_books
+        with lay_out(
+            billing_period=incident.billing_period, wrong=books.wrong_charges(incident),
+            elsewhere=books.charged_elsewhere(incident), corrected=self._landed(incident.corrected_run).path,
+            issuers=incident.issuers,
+        ) as lines:  # fmt: skip
+            yield lines
+
+    def _clock(self, times: LeadTimes, windows: Windows) -> Any:
+        """Payment method and issuer to the days by which money is back that goes out on the last reversal day."""
+        sent_by = windows.reversal.last
+        holidays = holidays_around(sent_by, timezone=self.settings.timezone, home=self.settings.home)
+
+        def back_by(payment_method: str, issuer: str) -> tuple[date | None, date | None]:
+            lead = times.of(payment_method, issuer)
+            return tuple(lead.money_back_by(kind, sent_by, holidays) for kind in ("void", "refund"))
+
+        return back_by
+
 
 REPORT_NAME = "report.html"
+INCIDENT_PAGE = "incident.html"
 
 
 def open_makegood(

@@ -1,7 +1,8 @@
 """`makegood`: the command line, one small function per command.
 
-Belongs here: arguments, what is printed, exit codes. Does not: any work - that is `bootstrap.Makegood`. Progress goes
-to standard error; with `--json` exactly one JSON object goes to standard output, also when the command fails.
+Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), or any work - that is
+`bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one JSON object goes to standard output, also
+when the command fails.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = _open(arguments, progress)
+    app = open_app(arguments, progress)
     period, source = _period(arguments.period), _source(arguments.source)
     landed = app.extract(source, period, query=_query(arguments.query))
     if landed.run is None:
@@ -74,7 +75,7 @@ def _show_verify(result: dict) -> str:
 
 
 def _release(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = _open(arguments, progress)
+    app = open_app(arguments, progress)
     if arguments.dry_run:
         return app.preview_release(arguments.run), 0
     return app.release(arguments.run).to_json(), 0
@@ -101,7 +102,7 @@ def _not_charged(classes: dict) -> list[str]:
 
 def _decide(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     kind = "release" if arguments.release else "reject"
-    result = _open(arguments, progress).decide(arguments.run, kind=kind, reason=arguments.reason)
+    result = open_app(arguments, progress).decide(arguments.run, kind=kind, reason=arguments.reason)
     return result, 0
 
 
@@ -111,7 +112,7 @@ def _show_decide(result: dict) -> str:
 
 
 def _list_runs(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    return {"runs": _open(arguments, progress).register.recent(arguments.limit)}, 0
+    return {"runs": open_app(arguments, progress).register.recent(arguments.limit)}, 0
 
 
 def _show_runs(result: dict) -> str:
@@ -125,17 +126,17 @@ def _show_runs(result: dict) -> str:
 
 
 def _report(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = _open(arguments, progress)
+    app = open_app(arguments, progress)
     path = app.review(arguments.run, arguments.reviewed) if arguments.reviewed else app.render(arguments.run)
     return {"run_id": arguments.run, "report": str(path)}, 0
 
 
 def _stop(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    return _open(arguments, progress).stop(arguments.reason), 0
+    return open_app(arguments, progress).stop(arguments.reason), 0
 
 
 def _resume(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    return _open(arguments, progress).resume(arguments.reason), 0
+    return open_app(arguments, progress).resume(arguments.reason), 0
 
 
 def _show_sending(result: dict) -> str:
@@ -183,7 +184,7 @@ def _show_source(result: dict) -> str:
 
 
 def _add_person(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    return _open(arguments, progress).add_person(arguments.name, arguments.role, admin_url=arguments.admin_url), 0
+    return open_app(arguments, progress).add_person(arguments.name, arguments.role, admin_url=arguments.admin_url), 0
 
 
 def _show_person(result: dict) -> str:
@@ -201,7 +202,7 @@ def _set_up_database(arguments: argparse.Namespace, progress: StageProgress) -> 
 
 
 def _check(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = _open(arguments, progress)
+    app = open_app(arguments, progress)
     app.register.require_whole_audit()
     return {"audit": "whole", "left": app.ledger.unfinished(), "balances": app.ledger.balances()}, 0
 
@@ -223,19 +224,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    from pipeline import cli_incident  # it takes its tools from here
+
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
     _add_release(commands)
     _add_run(commands)
     _add_sending(commands)
+    cli_incident.add_commands(commands)
     _add_generators(commands)
     _add_administration(commands)
     return parser
 
 
-def _command(
+def command(
     commands: Any, name: str, run: Callable, show: Callable[[dict], str], *, about: str, examples: str
 ) -> argparse.ArgumentParser:
+    """A command with what all commands have; `run` does it, `show` says for people what `--json` says for programs."""
     parser = commands.add_parser(
         name, help=about, description=about, epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -246,7 +251,8 @@ def _command(
     return parser
 
 
-def _with_clock(parser: argparse.ArgumentParser) -> None:
+def with_clock(parser: argparse.ArgumentParser) -> None:
+    """Add `--as-of`."""
     parser.add_argument(
         "--as-of",
         metavar="WHEN",
@@ -254,7 +260,8 @@ def _with_clock(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _with_login(parser: argparse.ArgumentParser) -> None:
+def with_login(parser: argparse.ArgumentParser) -> None:
+    """Add `--login`."""
     parser.add_argument(
         "--login",
         metavar="NAME",
@@ -263,7 +270,7 @@ def _with_login(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _command(
+    parser = command(
         commands, "verify", _verify, _show_verify,
         about="extract one period's charges and judge them against their history; sends nothing",
         examples="  makegood verify --source data/sample --period 2005-09\n"
@@ -274,11 +281,11 @@ def _add_verify(commands: Any) -> None:
     )
     parser.add_argument("--period", required=True, metavar="YYYY-MM", help="billing period to verify")
     parser.add_argument("--query", metavar="FILE|SQL", help="for a URL: the query, with :billing_period in it")
-    _with_clock(parser)
+    with_clock(parser)
 
 
 def _add_release(commands: Any) -> None:
-    parser = _command(
+    parser = command(
         commands, "release", _release, _show_release,
         about="charge what a released run still owes the acquirer: once, canary first, in waves",
         examples="  makegood release --run 2005-09-1a2b3c4d5e6f --as-of 2005-09-11\n"
@@ -286,14 +293,14 @@ def _add_release(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--run", required=True, metavar="RUN", help="the run_id that verify printed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be charged, send nothing")
-    _with_clock(parser)
+    with_clock(parser)
 
 
 def _add_run(commands: Any) -> None:
     runs = commands.add_parser("run", help="decide on a held run, list runs, open or review a report").add_subparsers(
         required=True, metavar="ACTION"
     )
-    decide = _command(
+    decide = command(
         runs, "decide", _decide, _show_decide,
         about="one person's decision on a run; releasing a held one takes two different people",
         examples='  MAKEGOOD_LOGIN=operator makegood run decide 2005-09-1a2b3c4d5e6f --release --reason "price change of 1 September"',
@@ -303,8 +310,8 @@ def _add_run(commands: Any) -> None:
     choice.add_argument("--release", action="store_true", help="it may be charged")
     choice.add_argument("--reject", action="store_true", help="it must never be charged")
     decide.add_argument("--reason", required=True, metavar="TEXT", help="why; kept for ever")
-    _with_login(decide)
-    listing = _command(
+    with_login(decide)
+    listing = command(
         runs,
         "list",
         _list_runs,
@@ -313,14 +320,14 @@ def _add_run(commands: Any) -> None:
         examples="  makegood run list --limit 20",
     )
     listing.add_argument("--limit", type=int, default=50)
-    report = _command(
+    report = command(
         runs, "report", _report, lambda r: f"report: {r['report']}",
         about="write a run's report anew, or mark it as reviewed",
         examples='  makegood run report 2005-09-1a2b3c4d5e6f\n  makegood run report 2005-09-1a2b3c4d5e6f --reviewed "sent back"',
     )  # fmt: skip
     report.add_argument("run", metavar="RUN")
     report.add_argument("--reviewed", metavar="COMMENT", help="mark as reviewed by you, with a comment")
-    _with_login(report)
+    with_login(report)
 
 
 def _add_sending(commands: Any) -> None:
@@ -328,15 +335,15 @@ def _add_sending(commands: Any) -> None:
         ("stop", _stop, "halt all sending within one wave; says what is sent, not sent and unknown"),
         ("resume", _resume, "allow sending again after a stop"),
     ):
-        parser = _command(
+        parser = command(
             commands, name, run, _show_sending, about=about, examples=f'  makegood {name} --reason "acquirer outage"'
         )
         parser.add_argument("--reason", default="", metavar="TEXT")
-        _with_login(parser)
+        with_login(parser)
 
 
 def _add_generators(commands: Any) -> None:
-    generate = _command(
+    generate = command(
         commands, "generate", _generate, _show_source,
         about="make up charge files of any size, with realistic month-to-month behaviour",
         examples="  makegood generate --out data/million --customers 1460000 --months 4 --first-period 2023-06",
@@ -355,7 +362,7 @@ def _add_generators(commands: Any) -> None:
     generate.add_argument("--seed", type=int, default=1)
     generate.add_argument("--contacts", action="store_true", help="with made-up contacts.parquet")
     generate.add_argument("--overwrite", action="store_true", help="replace an existing folder")
-    wrong = _command(
+    wrong = command(
         commands, "mischarge", _mischarge, _show_source,
         about="copy a period's charge files with an earlier month's amounts in them: the incident, to practise on",
         examples="  makegood mischarge --source data/sample --out data/wrong --period 2005-09 --amounts-of 2005-07",
@@ -368,7 +375,7 @@ def _add_generators(commands: Any) -> None:
 
 
 def _add_administration(commands: Any) -> None:
-    _command(
+    command(
         commands,
         "check",
         _check,
@@ -376,14 +383,14 @@ def _add_administration(commands: Any) -> None:
         about="prove the audit log whole, show balances and what is unfinished",
         examples="  makegood check",
     )
-    person = _command(
+    person = command(
         commands, "add-person", _add_person, _show_person, about="give a person a database login of their own",
         examples="  makegood add-person jiwoo --role approver",
     )  # fmt: skip
     person.add_argument("name")
     person.add_argument("--role", required=True, choices=["operator", "approver", "analyst"])
     person.add_argument("--admin-url", metavar="URL", help="for your own server: a login that may create roles")
-    database = _command(
+    database = command(
         commands, "db-setup", _set_up_database, lambda r: f"the database is {r['database']}; {r['next']}",
         about="create logins, databases and schema on your own PostgreSQL, or bring them up to date",
         examples="  makegood db-setup --admin-url postgresql+psycopg://postgres@db.example/postgres",
@@ -394,7 +401,8 @@ def _add_administration(commands: Any) -> None:
 # -- reading arguments ----------------------------------------------------------------------------------------------
 
 
-def _open(arguments: argparse.Namespace, progress: StageProgress) -> Any:
+def open_app(arguments: argparse.Namespace, progress: StageProgress) -> Any:
+    """The installation, at the instant and for the person that the arguments name."""
     from pipeline.bootstrap import open_makegood  # DuckDB, Arrow and SQLAlchemy take a second; --help must not
 
     settings = Settings.from_environment()

@@ -4,7 +4,7 @@ Belongs here: who and what allows a run to be charged, and what of it is due. Do
 or sending (`execution`). Releasing twice, by any path, charges once: the operations' keys are business facts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
@@ -88,6 +88,26 @@ def require_allowed(standing: Any, calendar: BillingCalendar, day: date) -> str:
             f" practice acquirer pass --as-of with a day of that period; otherwise {ask}"
         )
     return "the gate and the billing calendar"
+
+
+def require_not_held(run_id: str, incidents: Iterable[Any]) -> None:
+    """Refuse to charge what an incident is putting right.
+
+    Args:
+        incidents: the open ones of the run's period, and any that is about the run itself.
+
+    Raises:
+        GateClosed: the run's charges were wrong, or its whole period is on hold.
+    """
+    for incident in incidents:
+        name = incident.incident_id
+        if incident.charge_scope == run_id:
+            raise GateClosed(f"{run_id} is what {name} puts right; nothing of it is charged any more")
+        if incident.issuers is None:
+            raise GateClosed(
+                f"{incident.billing_period} is on hold while {name} is open: its bills are charged by the incident's rebill, once"
+                " the wrong charge is undone"
+            )
 
 
 def prepare(

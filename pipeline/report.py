@@ -19,11 +19,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import charts
+from pipeline.core.incident_words import CLASSES, REBILL_REASONS, REVERSAL_REASONS
 from pipeline.core.money import format_minor
 from pipeline.core.rule import cohort_name
 from pipeline.core.verdict import WHOLE_RUN, Verification
 
-__all__ = ["FILE_NAME", "render", "write", "write_index"]
+__all__ = ["FILE_NAME", "render", "write", "write_incident", "write_index"]
 
 FILE_NAME = "report.html"
 """Beside `verification.json` and the quarantine file, so that the page's relative links hold."""
@@ -119,6 +120,58 @@ def write_index(reports: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
         for entry in sorted(entries, key=lambda entry: entry["verified_at"], reverse=True)
     ]
     return _replace(reports / "index.html", _environment().get_template("index.html.j2").render(entries=rows))
+
+
+def write_incident(
+    path: Path,
+    *,
+    incident: Mapping[str, Any],
+    assessment: Mapping[str, Any],
+    plans: Sequence[Mapping[str, Any]] = (),
+    execution: Mapping[str, Any] | None = None,
+    reconciliation: Mapping[str, Any] | None = None,
+    proof: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write an incident's page, whole or not at all, over an earlier one; returns `path`.
+
+    Args:
+        incident: as the register keeps it: `incident_id, billing_period, charge_scope, issuers, corrected_run, reason, ...`.
+        assessment: `assess.Assessment` as a mapping.
+        plans: stored plans, newest first, each with its `impact` in words.
+        execution, reconciliation, proof: each `title` of a row to rows of a table - a mapping of section heading to a list of
+            mappings with the same keys; amounts as text; None while there is nothing to say.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    later = {"execution": execution, "reconciliation": reconciliation, "proof": proof}
+    page = (
+        _environment()
+        .get_template("incident.html.j2")
+        .render(
+            i=_masked(dict(incident)),
+            a=_masked(dict(assessment)),
+            plans=_masked([dict(plan) for plan in plans]),
+            later=_masked({name: section for name, section in later.items() if section is not None}),
+            classes=CLASSES,
+            reasons={"reversal": REVERSAL_REASONS, "rebill": REBILL_REASONS},
+            state=_incident_state(incident, plans),
+        )
+    )
+    return _replace(path, page)
+
+
+def _incident_state(incident: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where an incident stands, as `_state`."""
+    if incident["closed_at"]:
+        return {"look": "good", "badge": "Closed", "said": "closed with proof"}
+    if not plans:
+        return {"look": "bad", "badge": "Open", "said": "assessed, no plan yet"}
+    looks = {
+        "requested": ("warn", "plan awaits approval"),
+        "approved": ("warn", "plan approved"),
+        "rejected": ("bad", "plan rejected"),
+    }
+    look, said = looks[plans[0]["state"]]
+    return {"look": look, "badge": "Open", "said": said}
 
 
 def _state(decision: str, releasers: int, rejecters: int, outcome: Mapping[str, Any] | None) -> dict[str, str]:

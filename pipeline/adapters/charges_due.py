@@ -1,5 +1,6 @@
 """Find what a landed run still owes the acquirer: `sql/charges_due.sql` run by DuckDB over its Parquet."""
 
+from collections.abc import Set
 from importlib import resources
 
 import duckdb
@@ -10,16 +11,17 @@ from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.ports import Due, LandedRun
 
 
-def find_due(run: LandedRun, charged: pa.Table) -> Due:
+def find_due(run: LandedRun, charged: pa.Table, *, held_issuers: Set[str] = frozenset()) -> Due:
     """Class every row of `run` and key the due ones as operations in waves.
 
     Args:
         charged: customer_id, bill_cycle and amount_minor of what the period has been charged already.
+        held_issuers: issuers whose charges of the period an open incident is putting right.
     """
     with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as connection:
         connection.read_parquet(str(run.path)).create_view("landed")
         connection.register("charged", charged)
-        connection.execute(_query("charges_due.sql"))
+        connection.execute(_query("charges_due.sql"), {"held_issuers": sorted(held_issuers)})
         rows = connection.execute(
             "SELECT class, count(*), coalesce(sum(amount_minor), 0)::BIGINT, coalesce(sum(charged_minor), 0)::BIGINT"
             " FROM classed GROUP BY class ORDER BY class"

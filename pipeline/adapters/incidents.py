@@ -188,7 +188,12 @@ class IncidentRegister:
                         "INSERT INTO incident_correction (incident_id, corrected_run) VALUES (%s, %s)",
                         (incident_id, corrected_run),
                     )
-                    detail = {"scope": charge_scope, "issuers": chosen, "corrected_run": corrected_run, "reason": reason}
+                    detail = {
+                        "scope": charge_scope,
+                        "issuers": chosen,
+                        "corrected_run": corrected_run,
+                        "reason": reason,
+                    }
                     append_audit(connection, "open_incident" if opened else "correct_incident", incident_id, detail)
             except psycopg.errors.ForeignKeyViolation:
                 raise UsageError(f"no run {corrected_run!r} is known here; `makegood verify` lands one") from None
@@ -238,7 +243,9 @@ class IncidentRegister:
             UsageError: no login, a wrong password, or a login that may not plan.
         """
         if login is None:
-            raise UsageError("who plans? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+            raise UsageError(
+                "who plans? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
         with self._as_person(login, password) as connection:
             _insert_plan(
                 connection, incident, plan_digest, self._relative(file), windows, operation_count, total_minor, summary,
@@ -298,7 +305,9 @@ class IncidentRegister:
             GateClosed: it is the requester's own plan, was approved, rejected or superseded, or would expire at once.
         """
         if login is None:
-            raise UsageError("who approves? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+            raise UsageError(
+                "who approves? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
         self._require_approvable(plan, as_of, expires_at)
         with self._as_person(login, password) as connection:
             _insert_approval(connection, plan, expires_at, approver=None, shown=login)
@@ -320,7 +329,9 @@ class IncidentRegister:
             UsageError: no login or no reason, or a login that may not.
         """
         if login is None:
-            raise UsageError("who rejects? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+            raise UsageError(
+                "who rejects? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
         return self._reject(plan_digest, reason, login, password, person=None)
 
     def reject_for_airflow_user(self, plan_digest: str, *, reason: str, user: str) -> PlanRecord:
@@ -347,9 +358,13 @@ class IncidentRegister:
     def _require_approvable(self, plan: PlanRecord, as_of: datetime, expires_at: datetime) -> None:
         record = self._require_in_force(plan.incident_id, plan.plan_digest)
         if record.approver:
-            raise GateClosed(f"plan {plan.plan_digest[:12]} was approved by {record.approver} already; an approval is used once")
+            raise GateClosed(
+                f"plan {plan.plan_digest[:12]} was approved by {record.approver} already; an approval is used once"
+            )
         if expires_at <= as_of:
-            raise GateClosed(f"the windows of plan {plan.plan_digest[:12]} are over; plan anew with dates that lie ahead")
+            raise GateClosed(
+                f"the windows of plan {plan.plan_digest[:12]} are over; plan anew with dates that lie ahead"
+            )
 
     def _require_in_force(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
         incident = self.find(incident_id)
@@ -411,10 +426,17 @@ class IncidentRegister:
     def _approved(self, record: PlanRecord) -> ApprovedPlan:
         path = self._home / record.file
         plan = read_plan(path, record.plan_digest)
-        said = (plan.header["incident_id"], plan.header["corrected_run"], plan.header["reversal"], plan.header["rebill"])
+        said = (
+            plan.header["incident_id"],
+            plan.header["corrected_run"],
+            plan.header["reversal"],
+            plan.header["rebill"],
+        )
         agreed = (record.incident_id, record.corrected_run, str(record.windows.reversal), str(record.windows.rebill))
         if said != agreed:
-            raise GateClosed(f"the file of plan {record.plan_digest[:12]} is about {said}, agreed was {agreed}; plan anew")
+            raise GateClosed(
+                f"the file of plan {record.plan_digest[:12]} is about {said}, agreed was {agreed}; plan anew"
+            )
         return ApprovedPlan(
             incident=self.find(record.incident_id),
             plan_digest=record.plan_digest,
@@ -438,13 +460,17 @@ class IncidentRegister:
             try:
                 yield connection
             except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
-                raise UsageError(f"{login or 'the service login'} may not do this: {error.diag.message_primary}") from None
+                raise UsageError(
+                    f"{login or 'the service login'} may not do this: {error.diag.message_primary}"
+                ) from None
 
     def _relative(self, file: Path) -> str:
         try:
             return str(file.resolve().relative_to(self._home.resolve()))
         except ValueError:
-            raise FatalError(f"{file.name} is not below the home directory; a plan stays with its installation") from None
+            raise FatalError(
+                f"{file.name} is not below the home directory; a plan stays with its installation"
+            ) from None
 
 
 _NEWEST_CORRECTION = (
@@ -476,7 +502,9 @@ def _require_free(
         {"scope": charge_scope, "id": incident_id, "issuers": issuers},
     ).fetchone()
     if other:
-        raise GateClosed(f"{other[0]} is open and covers some of the same charges; finish it first, or name other issuers")
+        raise GateClosed(
+            f"{other[0]} is open and covers some of the same charges; finish it first, or name other issuers"
+        )
 
 
 def _insert_plan(
@@ -511,7 +539,9 @@ def _insert_approval(
     except psycopg.errors.UniqueViolation:
         raise GateClosed(f"plan {short} has been approved already; an approval is used once") from None
     except psycopg.errors.ForeignKeyViolation:
-        raise GateClosed(f"plan {short} is not what was shown (count, total or requester differ); look at it again") from None
+        raise GateClosed(
+            f"plan {short} is not what was shown (count, total or requester differ); look at it again"
+        ) from None
     except psycopg.errors.CheckViolation as error:
         if error.diag.constraint_name == "nobody_approves_their_own_plan":
             raise GateClosed(f"{shown} asked for plan {short}; a different person must approve it") from None

@@ -118,11 +118,15 @@ class PostgresLedger:
     # -- intents ------------------------------------------------------------------------------------------------
 
     def charged(self, billing_period: str) -> pa.Table:
-        """Original charges intended for a period, sent or not (`CHARGED_SCHEMA`)."""
+        """Bills of a period that were charged, or rebilled where no charge had been: sent or not (`CHARGED_SCHEMA`)."""
         query = sql.SQL(
             "SELECT customer_id, bill_cycle, amount_minor FROM operation"
-            " WHERE kind = 'charge' AND occurrence = 1 AND attempt = 1 AND billing_period = {}"
-        ).format(sql.Literal(billing_period))
+            " WHERE kind = 'charge' AND occurrence = 1 AND attempt = 1 AND billing_period = {period}"
+            " UNION ALL SELECT r.customer_id, r.bill_cycle, r.amount_minor FROM operation r"
+            " WHERE r.kind = 'rebill' AND r.attempt = 1 AND r.billing_period = {period} AND NOT EXISTS"
+            " (SELECT FROM operation c WHERE c.customer_id = r.customer_id AND c.billing_period = r.billing_period"
+            "  AND c.bill_cycle = r.bill_cycle AND c.kind = 'charge')"
+        ).format(period=sql.Literal(billing_period))
         return self._fetch(query, CHARGED_SCHEMA)
 
     def intend(self, scope: str, operations: pa.Table) -> None:

@@ -97,7 +97,9 @@ def read_plan(path: Path, digest: str) -> PlanFile:
         header = json.loads((lines.schema.metadata or {})[_HEADER_KEY])
         lines = lines.replace_schema_metadata(None).cast(PLAN_SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise FatalError(f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew") from None
+        raise FatalError(
+            f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew"
+        ) from None
     found = digest_of(header, lines_digest(lines))
     if found != digest:
         raise GateClosed(

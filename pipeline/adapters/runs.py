@@ -195,7 +195,9 @@ class Register:
         """
         with self._server.connect("makegood_airflow") as connection:
             try:
-                connection.execute("INSERT INTO review (run_id, comment, person) VALUES (%s, %s, %s)", (run_id, comment, user))
+                connection.execute(
+                    "INSERT INTO review (run_id, comment, person) VALUES (%s, %s, %s)", (run_id, comment, user)
+                )
             except psycopg.errors.ForeignKeyViolation:
                 raise UsageError(f"no run {run_id!r} is known here") from None
             except psycopg.errors.CheckViolation:
@@ -225,22 +227,35 @@ class Register:
         return (row[1], row[2], row[3]) if row and row[0] == "stop" else None
 
     def released_run(self, billing_period: str) -> str | None:
-        """The run that history takes for a period: the newest one whose charges were sent; None if none were."""
+        """The newest run of a period whose charges were sent and that no incident is about; None if there is none."""
         with self._server.connect() as connection:
             row = connection.execute(
                 "SELECT r.run_id FROM run r WHERE r.billing_period = %s"
-                " AND EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) ORDER BY r.landed_at DESC LIMIT 1",
+                " AND EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id)"
+                " AND NOT EXISTS (SELECT FROM incident i WHERE i.charge_scope = r.run_id)"
+                " ORDER BY r.landed_at DESC LIMIT 1",
+                (billing_period,),
+            ).fetchone()
+        return row[0] if row else None
+
+    def corrected_run(self, billing_period: str) -> str | None:
+        """The run that corrects a period's wrong charges, as named last; None where nothing was wrong."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT c.corrected_run FROM incident i JOIN incident_correction c USING (incident_id)"
+                " WHERE i.billing_period = %s ORDER BY c.correction_id DESC LIMIT 1",
                 (billing_period,),
             ).fetchone()
         return row[0] if row else None
 
     def held_runs(self, billing_period: str) -> set[str]:
-        """Runs of a period that some verification held and that nobody released; never history."""
+        """Runs of a period that some verification held and that nobody released, or that were wrong; never history."""
         with self._server.connect() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT v.run_id FROM verification v JOIN run r USING (run_id) WHERE r.billing_period = %s"
-                " AND v.decision = 'hold' AND NOT EXISTS (SELECT FROM operation o WHERE o.scope = v.run_id)",
-                (billing_period,),
+                " AND v.decision = 'hold' AND NOT EXISTS (SELECT FROM operation o WHERE o.scope = v.run_id)"
+                " UNION SELECT charge_scope FROM incident WHERE billing_period = %s",
+                (billing_period, billing_period),
             ).fetchall()
         return {row[0] for row in rows}
 

@@ -44,7 +44,9 @@ class Window:
         try:
             return cls(date.fromisoformat(first), date.fromisoformat(last or first))
         except ValueError as error:
-            raise ValueError(f"a window is FIRST..LAST such as 2023-09-11..2023-09-12; not {text!r} ({error})") from None
+            raise ValueError(
+                f"a window is FIRST..LAST such as 2023-09-11..2023-09-12; not {text!r} ({error})"
+            ) from None
 
     def __str__(self) -> str:
         return f"{self.first}..{self.last}"
@@ -93,7 +95,9 @@ def why_not_meant(windows: Windows, as_of_day: date) -> str | None:
     if windows.reversal.last < as_of_day:
         return f"the default reversal window {windows.reversal} is past on {as_of_day}"
     if (windows.reversal.first - as_of_day).days > DEFAULTS_REACH_DAYS:
-        return f"the default reversal window {windows.reversal} is more than {DEFAULTS_REACH_DAYS} days off on {as_of_day}"
+        return (
+            f"the default reversal window {windows.reversal} is more than {DEFAULTS_REACH_DAYS} days off on {as_of_day}"
+        )
     return None
 
 
@@ -116,4 +120,6 @@ def add_business_days(day: date, count: int, holidays: Set[date]) -> date:
 
 def business_days_between(first: date, last: date, holidays: Set[date]) -> int:
     """Business days after `first`, up to and including `last`; 0 when `last` is not later."""
-    return sum(is_business_day(date.fromordinal(n), holidays) for n in range(first.toordinal() + 1, last.toordinal() + 1))
+    return sum(
+        is_business_day(date.fromordinal(n), holidays) for n in range(first.toordinal() + 1, last.toordinal() + 1)
+    )

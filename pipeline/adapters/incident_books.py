@@ -1,0 +1,102 @@
+"""What the books say of an incident: its wrong charges, and what was undone and rebilled so far, as Arrow tables.
+
+Belongs here: reading operations and outcomes for assessing and planning. Does not: writing any (`ledger`), or judging them
+(`sql/assess.sql`, `sql/plan.sql`).
+"""
+
+import pyarrow as pa
+from psycopg import sql
+
+from pipeline.adapters.bulk import fetch
+from pipeline.adapters.incidents import Incident
+from pipeline.adapters.postgres import Server, conninfo
+
+WRONG_SCHEMA = pa.schema(
+    [("operation_id", pa.string()), ("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("occurrence", pa.int64()),
+     ("charge_id", pa.string()), ("amount_minor", pa.int64()), ("currency", pa.string()), ("payment_method", pa.string()),
+     ("issuer", pa.string()), ("instrument_token", pa.string()), ("state", pa.string()), ("payment_id", pa.string())]
+)  # fmt: skip
+"""A wrong charge; `state` as in the view `operation_state`: succeeded, declined, unknown, sent, not_sent."""
+
+BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64())])
+
+UNDONE_SCHEMA = pa.schema(
+    [("original_id", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("amount_minor", pa.int64())]
+)
+"""The newest reversal of a charge in an incident."""
+
+REBILLED_SCHEMA = pa.schema(
+    [("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("state", pa.string()), ("amount_minor", pa.int64())]
+)
+"""The newest rebill of a bill in an incident."""
+
+# As the view `operation_state`, but planned for a million rows at once.
+_STATE = sql.SQL(
+    "CASE WHEN c.status IS NOT NULL THEN c.status WHEN u.operation_id IS NOT NULL THEN 'unknown'"
+    " WHEN w.scope IS NOT NULL THEN 'sent' ELSE 'not_sent' END"
+)
+_WITH_STATE = sql.SQL(
+    "operation o LEFT JOIN outcome c USING (operation_id) LEFT JOIN unanswered u USING (operation_id)"
+    " LEFT JOIN (SELECT DISTINCT scope, wave FROM wave_state WHERE handed_over AND NOT rejected) w"
+    " ON w.scope = o.scope AND w.wave = o.wave"
+)
+
+
+class IncidentBooks:
+    """Reads alone."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def wrong_charges(self, incident: Incident) -> pa.Table:
+        """The charges the incident is about (`WRONG_SCHEMA`), sent or not."""
+        query = sql.SQL(
+            "SELECT replace(o.operation_id::text, '-', ''), o.customer_id, o.bill_cycle, o.occurrence, o.charge_id, o.amount_minor,"
+            " o.currency, o.payment_method, o.issuer, o.instrument_token, {state}, c.payment_id FROM {operations}"
+            " WHERE o.kind = 'charge' AND {cohort}"
+        )
+        return self._fetch(query.format(state=_STATE, operations=_WITH_STATE, cohort=_cohort(incident)), WRONG_SCHEMA)
+
+    def charged_elsewhere(self, incident: Incident) -> pa.Table:
+        """Bills of the period that were charged outside the incident (`BILL_SCHEMA`): they are not missing."""
+        query = sql.SQL(
+            "SELECT DISTINCT o.customer_id, o.bill_cycle FROM operation o WHERE o.billing_period = {period}"
+            " AND o.kind IN ('charge', 'rebill') AND NOT ({cohort}) AND o.incident_id IS DISTINCT FROM {incident}"
+        )
+        query = query.format(
+            period=sql.Literal(incident.billing_period),
+            cohort=_cohort(incident),
+            incident=sql.Literal(incident.incident_id),
+        )
+        return self._fetch(query, BILL_SCHEMA)
+
+    def undone(self, incident: Incident) -> pa.Table:
+        """The newest reversal of each charge in this incident (`UNDONE_SCHEMA`)."""
+        query = sql.SQL(
+            "SELECT DISTINCT ON (o.original_id) replace(o.original_id::text, '-', ''), {state}, c.reason, o.amount_minor"
+            " FROM {operations} WHERE o.incident_id = {incident} AND o.kind IN ('void', 'refund')"
+            " ORDER BY o.original_id, (c.status IS NULL) DESC, (c.status = 'succeeded') DESC, o.recorded_at DESC, o.attempt DESC"
+        )
+        query = query.format(state=_STATE, operations=_WITH_STATE, incident=sql.Literal(incident.incident_id))
+        return self._fetch(query, UNDONE_SCHEMA)
+
+    def rebilled(self, incident: Incident) -> pa.Table:
+        """The newest rebill of each bill in this incident (`REBILLED_SCHEMA`)."""
+        query = sql.SQL(
+            "SELECT DISTINCT ON (o.customer_id, o.bill_cycle) o.customer_id, o.bill_cycle, {state}, o.amount_minor"
+            " FROM {operations} WHERE o.incident_id = {incident} AND o.kind = 'rebill'"
+            " ORDER BY o.customer_id, o.bill_cycle, o.attempt DESC"
+        )
+        query = query.format(state=_STATE, operations=_WITH_STATE, incident=sql.Literal(incident.incident_id))
+        return self._fetch(query, REBILLED_SCHEMA)
+
+    def _fetch(self, query: sql.Composable, schema: pa.Schema) -> pa.Table:
+        return fetch(conninfo(self._server.pipeline_url), query, schema)
+
+
+def _cohort(incident: Incident) -> sql.Composable:
+    """Which charge operations (as `o`) belong to the incident."""
+    scope = sql.SQL("o.scope = {}").format(sql.Literal(incident.charge_scope))
+    if incident.issuers is None:
+        return scope
+    return sql.SQL("{} AND o.issuer = ANY({}::text[])").format(scope, sql.Literal(list(incident.issuers)))
