@@ -210,11 +210,12 @@ class PostgresLedger:
         with self._server.connect() as connection:
             if not _event(connection, batch_id, "answered", f"{answers.num_rows} answers"):
                 return
-            _record(connection, finals, effective_on, was_unknown=False)
+            after_decline = _after_decline(connection, scope, batch_id)
+            _record(connection, finals, effective_on, was_unknown=False, after_decline=after_decline)
             copy_in(
                 connection, "unanswered", _keyed(unanswered).select(["operation_id"]).to_batches(), ["operation_id"]
             )
-            _enter(connection, unanswered, "unknown", effective_on, was_unknown=False)
+            _enter(connection, unanswered, "unknown", effective_on, was_unknown=False, after_decline=after_decline)
 
     def unknown(self, scope: str) -> pa.Table:
         """Operations that were sent and never answered (`OPERATION_SCHEMA`)."""
@@ -235,7 +236,8 @@ class PostgresLedger:
             unknown = self.unknown(scope)
             still_open = pc.is_in(answers["merchant_reference"], unknown["merchant_reference"].combine_chunks())
             finals = _finals(scope, unknown, answers.filter(still_open))
-            _record(connection, finals, effective_on, was_unknown=True)
+            after_decline = _after_decline(connection, scope, None)
+            _record(connection, finals, effective_on, was_unknown=True, after_decline=after_decline)
 
     def tally(self, scope: str) -> Tally:
         """Counts and amounts of a scope by state."""
@@ -308,31 +310,53 @@ def _keyed(table: pa.Table) -> pa.Table:
     return table.rename_columns(["operation_id" if n == "merchant_reference" else n for n in table.column_names])
 
 
-def _record(connection: psycopg.Connection, finals: pa.Table, effective_on: date, *, was_unknown: bool) -> None:
+def _after_decline(connection: psycopg.Connection, scope: str, batch_id: int | None) -> pa.Array:
+    """References of a scope's operations (of one batch, or all) whose amount lies where a declined attempt left it."""
+    rows = connection.execute(
+        "SELECT replace(o.operation_id::text, '-', '') FROM operation o"
+        " WHERE o.scope = %(scope)s AND o.attempt > 1"
+        " AND (%(batch)s::bigint IS NULL OR o.wave = (SELECT b.wave FROM batch b WHERE b.batch_id = %(batch)s))"
+        " AND EXISTS (SELECT FROM operation p JOIN entry e ON e.operation_id = p.operation_id AND e.step = 'final'"
+        "   WHERE p.customer_id = o.customer_id AND p.billing_period = o.billing_period AND p.bill_cycle = o.bill_cycle"
+        "   AND p.incident_id = o.incident_id AND p.occurrence = o.occurrence AND p.attempt < o.attempt"
+        "   AND (p.kind = 'rebill') = (o.kind = 'rebill') AND (e.credit = 'refund_payable' OR e.debit = 'accounts_receivable'))",
+        {"scope": scope, "batch": batch_id},
+    ).fetchall()
+    return pa.array([row[0] for row in rows], pa.string())
+
+
+def _record(
+    connection: psycopg.Connection, finals: pa.Table, effective_on: date, *, was_unknown: bool, after_decline: pa.Array
+) -> None:
     """Append outcomes and the entries they make."""
     copy_in(connection, "outcome", _keyed(finals).to_batches(), ["operation_id", "status", "reason", "payment_id"])
     for state in FINAL_STATES.to_pylist():
         these = finals.filter(pc.equal(finals["status"], state))
-        _enter(connection, these, state, effective_on, was_unknown=was_unknown)
+        _enter(connection, these, state, effective_on, was_unknown=was_unknown, after_decline=after_decline)
 
 
 def _enter(
-    connection: psycopg.Connection, operations: pa.Table, state: str, effective_on: date, *, was_unknown: bool
-) -> None:
+    connection: psycopg.Connection, operations: pa.Table, state: str, effective_on: date, *, was_unknown: bool,
+    after_decline: pa.Array,
+) -> None:  # fmt: skip
     """Append the entries of `operations` (merchant_reference, kind, amount_minor, currency), all come to `state`."""
+    is_retry = pc.is_in(operations["merchant_reference"], after_decline)
     for kind in pc.unique(operations["kind"]).to_pylist():
-        posting = posting_for(kind, state, was_unknown=was_unknown)
-        these = _keyed(operations.filter(pc.equal(operations["kind"], kind)))
-        these = these.select(["operation_id", "amount_minor", "currency"])
-        constants = {
-            "step": posting.step,
-            "debit": posting.debit,
-            "credit": posting.credit,
-            "effective_on": str(effective_on),
-        }
-        for name, value in constants.items():
-            these = these.append_column(name, pa.repeat(value, these.num_rows))
-        copy_in(connection, "entry", these.to_batches(), these.column_names)
+        for retried in (False, True):
+            posting = posting_for(kind, state, was_unknown=was_unknown, after_decline=retried)
+            these = operations.filter(pc.and_(pc.equal(operations["kind"], kind), pc.equal(is_retry, retried)))
+            if posting is None or not these.num_rows:
+                continue
+            these = _keyed(these).select(["operation_id", "amount_minor", "currency"])
+            constants = {
+                "step": posting.step,
+                "debit": posting.debit,
+                "credit": posting.credit,
+                "effective_on": str(effective_on),
+            }
+            for name, value in constants.items():
+                these = these.append_column(name, pa.repeat(value, these.num_rows))
+            copy_in(connection, "entry", these.to_batches(), these.column_names)
 
 
 def _event(connection: psycopg.Connection, batch_id: int, event: str, detail: str) -> bool:

@@ -5,7 +5,9 @@ new entry that undoes the old one, never a change. Each operation has at most on
 
 ``suspended``  it was sent and nobody knows what became of it;
 ``final``      it succeeded or failed;
-``settled``    the acquirer paid out, or took back, what it had taken or returned for us.
+``settled``    the acquirer paid out, or took back, what it had taken or returned for us;
+``expired``, ``already_returned``, ``shrunk``, ``charge_was_declined``
+               a wrong charge's money, or part of it, was not the acquirer's to return any more.
 """
 
 from dataclasses import dataclass
@@ -53,14 +55,27 @@ POSTINGS = {"charge": _TAKING, "rebill": _TAKING, "void": _RETURNING, "refund": 
 """Kind of operation, then what became of it, to its entry."""
 
 
-def posting_for(kind: str, state: str, *, was_unknown: bool) -> Posting:
-    """The entry of an operation of `kind` that came to `state` (succeeded, declined, unknown).
+def posting_for(kind: str, state: str, *, was_unknown: bool, after_decline: bool = False) -> Posting | None:
+    """The entry of an operation of `kind` that came to `state` (succeeded, declined, unknown); None where nothing changes.
 
-    One that was unknown before takes its amount out of suspense instead of out of revenue.
+    It takes its amount from where the fact lies so far: in suspense if the operation was unknown before; where a failed
+    attempt before it left the amount, so that a second attempt is not a second bill; else in revenue.
     """
     posting = POSTINGS[kind][state]
-    if not was_unknown or state == "unknown":
-        return posting
-    if kind in ("charge", "rebill"):
-        return Posting(posting.step, debit=posting.debit, credit="suspense")
-    return Posting(posting.step, debit="suspense", credit=posting.credit)
+    is_taking = kind in ("charge", "rebill")
+    source = "billed_revenue"
+    if was_unknown and state != "unknown":
+        source = "suspense"
+    elif after_decline:
+        source = "accounts_receivable" if is_taking else "refund_payable"
+    target = posting.debit if is_taking else posting.credit
+    if target == source:
+        return None
+    debit, credit = (target, source) if is_taking else (source, target)
+    return Posting(posting.step, debit=debit, credit=credit)
+
+
+def posting_without_operation(step: str, *, after_decline: bool) -> Posting:
+    """The entry of a wrong charge whose money the acquirer has not kept although we moved nothing: it expired, somebody else
+    returned it, or it was never taken. `step` says which, and the entry is the charge's own."""
+    return Posting(step, debit="refund_payable" if after_decline else "billed_revenue", credit="acquirer_clearing")

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import duckdb
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,19 @@ def test_an_amount_that_was_unknown_leaves_suspense_again(kind, state):
 
 def test_undoing_a_charge_leaves_nothing():
     assert _balances([posting_for("charge", "succeeded", was_unknown=False), posting_for("refund", "succeeded", was_unknown=False)]) == {}
+
+
+@pytest.mark.parametrize("kind", sorted(POSTINGS))
+@given(fates=st.lists(st.sampled_from(["declined", "unknown then declined"]), max_size=3), last=st.sampled_from(["succeeded", "declined"]))
+def test_many_attempts_end_where_the_last_one_alone_would(kind, fates, last):
+    entries, declined = [], False
+    for fate in fates:
+        if fate != "declined":
+            entries.append(posting_for(kind, "unknown", was_unknown=False, after_decline=declined))
+        entries.append(posting_for(kind, "declined", was_unknown=fate != "declined", after_decline=declined))
+        declined = True
+    entries.append(posting_for(kind, last, was_unknown=False, after_decline=declined))
+    assert _balances([e for e in entries if e]) == _balances([posting_for(kind, last, was_unknown=False)])
 
 
 def _balances(postings):
