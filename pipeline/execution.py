@@ -1,25 +1,28 @@
 """The one way money moves: due operations, intent, rail, outcome - in that order.
 
-Belongs here: sending the waves of one scope (a released run, an approved plan) so that a crash, a retry, a clear
-or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and the remediation's
-verbs). Each step is committed before the next begins:
+Belongs here: sending the waves of one scope (a released run, a step of an approved plan) so that a crash, a retry, a
+clear or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and `remedy` for the
+remediation's verbs). Each step is committed before the next begins:
 
-1. the operations exist, each under its idempotency key (the caller did that);
+1. the operations exist, each under its idempotency key: all of them before the first wave (a release), or each wave's
+   just in time, from what is true by then (a remediation);
 2. the wave's file is written, read back, matched to the operations and recorded with its sequence number;
 3. the hand-over is recorded, then the file is handed over - repeating that is harmless, the acquirer takes a sequence
    number once;
 4. the answers are recorded with their entries; whatever got none is unknown: looked up, never sent again.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.wave import StopRule
-from pipeline.errors import FatalError, OutcomeUnknown, SendingStopped
+from pipeline.core.wave import NOT_A_FAILURE, StopRule
+from pipeline.errors import FatalError, GateClosed, OutcomeUnknown, SendingStopped
 from pipeline.ports import BatchFile, PaymentRail, Progress
 from pipeline.schema import OPERATION_SCHEMA
 
@@ -52,6 +55,24 @@ class KillSwitch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A wave whose intents were committed just now.
+
+    Attributes:
+        operations: as committed (`OPERATION_SCHEMA`).
+        cards: the instruments it charges (`CARD_SCHEMA`); None for a wave of voids or refunds.
+    """
+
+    number: int
+    operations: pa.Table
+    cards: pa.Table | None
+
+
+def always_open() -> None:
+    """The guard of what has no window."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sender:
     """Sends scopes over one rail.
 
@@ -67,21 +88,34 @@ class Sender:
     rule: StopRule
     progress: Progress
 
-    def send(self, scope: str, *, only_wave: int | None = None) -> None:
+    def send(
+        self,
+        scope: str,
+        *,
+        only_wave: int | None = None,
+        upcoming: Iterable[Prepared] = (),
+        guard: Callable[[], None] = always_open,
+    ) -> None:
         """Send every wave of `scope` that has no answers yet (or only one of them), oldest first; look up the unknown first.
 
         Calling it again after a crash, or twice at once, goes on where the first stopped.
 
+        Args:
+            upcoming: waves that follow; asked for one at a time, while the acquirer works on the one before, and never
+                while somebody else sends.
+            guard: asked right before every hand-over; raises when that moment is not one to send in.
+
         Raises:
             SendingStopped: a person stopped sending, or a stop rule was broken; what was sent is recorded.
+            GateClosed: from `guard` or `upcoming`; what was sent is recorded.
             FatalError: a file does not say what was meant, or the acquirer refused it; nothing of that wave went out.
         """
         with self.ledger.sending():
             for held_scope, wave in self.ledger.unanswered_hand_overs():  # first: sequence numbers admit no gap
-                self._send_all(held_scope, [wave])
+                self._send_all(held_scope, [wave], always_open)
             self.look_up_unknown(scope)
             waves = [w for w in self.ledger.waves(scope) if not w.answered and only_wave in (None, w.number)]
-            self._send_all(scope, waves)
+            self._send_all(scope, chain(waves, upcoming), guard)
 
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
@@ -90,43 +124,77 @@ class Sender:
             answers = self.rail.inquire(unknown["merchant_reference"].combine_chunks())
             self.ledger.resolve(scope, answers, effective_on=self.effective_on)
 
-    def _send_all(self, scope: str, waves: list[Any]) -> None:
+    def _send_all(self, scope: str, waves: Iterable[Any], guard: Callable[[], None]) -> None:
         """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
         the next goes out only after the answers have passed the stop rule."""
+        moved_minor = self._moved_minor(scope)
         under_way: _Ready | None = None
-        for index, wave in enumerate(waves):
-            self.progress("waves sent", index, len(waves))
-            upcoming = self._ready(scope, wave, after=under_way)
-            answers = self._answers(under_way) if under_way else None
-            if under_way and self._stops(under_way, answers):
-                self._record(under_way, answers)
-                raise SendingStopped(self._stops(under_way, answers))
-            try:
-                self._require_sending_allowed(scope)
-                self._hand_over(upcoming)
-            finally:
+        answers: pa.Table | None = None  # of the wave under way, once they are here
+        try:
+            for sent, wave in enumerate(waves):
+                self.progress("waves sent", sent, None)
+                upcoming = self._ready(scope, wave, after=under_way)
                 if under_way:
-                    self._record(under_way, answers)
-            under_way = upcoming
+                    answers = self._answers(under_way)
+                    self._require_healthy(under_way, answers)
+                if not upcoming.handed_over:
+                    self._require_sending_allowed(scope)
+                    moved_minor = self._require_below_cap(upcoming, moved_minor)
+                    guard()
+                self._hand_over(upcoming)
+                before, answered = under_way, answers
+                under_way, answers = upcoming, None
+                if before:
+                    self._record(before, answered)
+        except GateClosed:
+            self._finish(under_way, answers)
+            raise
+        answers = self._finish(under_way, answers)
         if under_way:
-            answers = self._answers(under_way)
-            self._record(under_way, answers)
-            if reason := self._stops(under_way, answers):
-                raise SendingStopped(reason)
-        self.progress("waves sent", len(waves), len(waves))
+            self._require_healthy(under_way, answers)
+
+    def _finish(self, under_way: "_Ready | None", answers: pa.Table | None) -> pa.Table | None:
+        """Wait for the answers to what has gone out and record them."""
+        if under_way is None:
+            return None
+        answers = self._answers(under_way) if answers is None else answers
+        self._record(under_way, answers)
+        return answers
+
+    def _moved_minor(self, scope: str) -> int:
+        """What the scope has moved or may have moved; only worth a query where there is a cap."""
+        if self.rule.amount_minor_max is None:
+            return 0
+        tally = self.ledger.tally(scope)
+        return sum(tally.amount_minor(state) for state in ("succeeded", "unknown", "sent"))
+
+    def _require_below_cap(self, ready: "_Ready", moved_minor: int) -> int:
+        cap, moved_minor = self.rule.amount_minor_max, moved_minor + ready.file.total_minor
+        if cap is not None and moved_minor > cap:
+            raise SendingStopped(
+                f"{ready.scope}: wave {ready.wave} would bring what moves to {moved_minor}, above the cap of {cap};"
+                " it was not sent. A person must look"
+            )
+        return moved_minor
 
     def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
         """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""
-        operations = self.ledger.operations(scope, wave.number)
-        if wave.handed_over:
-            return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
-        if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
-            self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
+        if isinstance(wave, Prepared):
+            operations, cards = wave.operations, wave.cards
+        else:
+            operations, cards = self.ledger.operations(scope, wave.number), None
+            if wave.handed_over:
+                return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
+            if operations["kind"][0].as_py() in ("charge", "rebill"):
+                cards = self.ledger.cards(scope, wave.number)
+            if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
+                self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
+        if cards is not None:
+            self.rail.introduce(cards)
         sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
         file = self.rail.write(operations, sequence=sequence, echo=f"{scope} wave {wave.number}")
         require_match(self.rail.read_back(file), operations, file)
         batch_id = self.ledger.record_batch(scope, wave.number, file)
-        self.rail.introduce(self.ledger.cards(scope, wave.number))
         return _Ready(scope, wave.number, operations, file, batch_id, handed_over=False)
 
     def _hand_over(self, ready: "_Ready") -> None:
@@ -148,14 +216,22 @@ class Sender:
             ready.scope, ready.batch_id, ready.operations, answers, effective_on=self.effective_on
         )
 
-    def _stops(self, ready: "_Ready", answers: pa.Table) -> str | None:
+    def _require_healthy(self, ready: "_Ready", answers: pa.Table) -> None:
+        """Stop the line where a wave's answers say that the file, not the customers, is wrong.
+
+        Raises:
+            SendingStopped: with the reason; the wave's answers still have to be recorded.
+        """
         total = ready.operations.num_rows
-        declined = pc.sum(pc.equal(answers["status"], "declined")).as_py() or 0
+        declined = answers.filter(pc.equal(answers["status"], "declined"))
+        failed = declined.num_rows - (pc.sum(pc.is_in(declined["reason"], pa.array(NOT_A_FAILURE))).as_py() or 0)
         succeeded = pc.sum(pc.equal(answers["status"], "succeeded")).as_py() or 0
-        broken = self.rule.broken_by(declined=declined, unknown=total - declined - succeeded, total=total)
-        if broken is None:
-            return None
-        return f"{ready.scope}: stopped after wave {ready.wave}: {broken}. Look at the report; calling again goes on"
+        unknown = total - declined.num_rows - succeeded
+        broken = self.rule.broken_by(declined=failed, unknown=unknown, total=total)
+        if broken:
+            raise SendingStopped(
+                f"{ready.scope}: stopped after wave {ready.wave}: {broken}. Look at the report; calling again goes on"
+            )
 
     def _require_sending_allowed(self, scope: str) -> None:
         order = self.switch.stopped_by()
@@ -193,6 +269,8 @@ def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) ->
             f"{file.path.name} says {said.num_rows} operations of {said_total} in all; meant were {meant.num_rows} of {meant_total}."
             " It was not sent"
         )
-    for name in OPERATION_SCHEMA.names:
-        if name != "kind" and not said[name].combine_chunks().equals(meant[name].combine_chunks()):
+    is_undo = meant.num_rows and meant["kind"][0].as_py() in ("void", "refund")
+    carried = [name for name in OPERATION_SCHEMA.names if not (is_undo and name == "instrument_token")]
+    for name in carried:
+        if not said[name].combine_chunks().equals(meant[name].combine_chunks()):
             raise FatalError(f"{file.path.name} differs from what was meant in {name}; it was not sent")

@@ -171,6 +171,17 @@ class PaymentRail(Protocol):
         """
 
 
+class LiveStates(Protocol):
+    """What a rail may be able to say beside moving money: the state of payments now."""
+
+    def ask_states(self, *, payment_ids: pa.Array) -> Callable[[], pa.Table]:
+        """Put the question; calling the result waits for the answer: `PAYMENT_STATE_SCHEMA`, one row for each id, in order.
+
+        Raises:
+            RetriableError: the acquirer is away.
+        """
+
+
 class ChargeFile(Protocol):
     """One file (or query) of a period, ready to be read once from its first row to its last.
 

@@ -89,6 +89,20 @@ OUTCOME_SCHEMA = pa.schema(
 )
 """What a payment rail answers; an operation it does not answer for is unknown, never failed."""
 
+PAYMENT_STATE_SCHEMA = pa.schema(
+    [
+        *OUTCOME_SCHEMA,
+        ("currency", pa.string()),
+        ("state", pa.string()),  # declined, authorised, voided, expired, acquired, refunded, disputed; NULL if not found
+        ("acquired_at", pa.timestamp("us", "UTC")),  # when the money moved; NULL before
+        ("expires_at", pa.timestamp("us", "UTC")),  # when an approval that is not acquired is gone
+        ("charged_minor", pa.int64()),  # what was approved
+        ("refunded_minor", pa.int64()),  # given back so far, by whomever
+        ("refundable_minor", pa.int64()),  # what may still be refunded now; 0 in any state but acquired
+    ]
+)
+"""What the acquirer says of a payment now: what became of the operation asked about, and the state of its payment."""
+
 CARD_SCHEMA = pa.schema(
     [("instrument_token", pa.string()), ("payment_method", pa.string()), ("issuer", pa.string())]
 )

@@ -12,13 +12,17 @@ WAVE_SIZE = 50_000
 """Operations in every later wave: the acquirer answers one in about a second, so `stop` bites within seconds."""
 
 
+NOT_A_FAILURE = ("already_acquired", "already_voided", "payment_expired", "over_refund")
+"""Refusals that only say the payment has moved on since it was looked at: the next step takes it from there."""
+
+
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """When a wave's answers halt what would follow.
 
     Attributes:
-        declined_share_max: of a wave's answered operations. Ordinary months decline 2-6 %; three in ten means that the
-            file, not the customers, is wrong.
+        declined_share_max: of a wave's operations, those in `NOT_A_FAILURE` aside. Ordinary months decline 2-6 %;
+            three in ten means that the file, not the customers, is wrong.
         unknown_share_max: of a wave's operations without an answer; more means the acquirer is in trouble.
         amount_minor_max: of all that one scope may move; None for no cap.
     """

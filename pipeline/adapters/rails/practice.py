@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,8 @@ import pyarrow.parquet as pq
 import pipeline
 from pipeline.adapters.rails.adyen_batch import POLL_SECONDS, REASONS, REHEARSAL, AdyenBatchRail, MerchantAccount
 from pipeline.errors import FatalError, RetriableError
-from pipeline.schema import CARD_SCHEMA, OUTCOME_SCHEMA
+from pipeline.ports import BatchFile
+from pipeline.schema import CARD_SCHEMA, OUTCOME_SCHEMA, PAYMENT_STATE_SCHEMA
 
 START_SECONDS = 30.0
 """Longest wait for the acquirer's process to come up; it takes half a second on an idle machine."""
@@ -36,24 +38,6 @@ INQUIRY_ROWS = 250_000
 
 LIVENESS_SECONDS = 0.5
 """How often a wait looks whether the acquirer is still there, and starts it again."""
-
-PAYMENT_STATE_SCHEMA = pa.schema(
-    [
-        *OUTCOME_SCHEMA,
-        ("currency", pa.string()),
-        (
-            "state",
-            pa.string(),
-        ),  # declined, authorised, voided, expired, acquired, refunded, disputed; NULL where not found
-        ("acquired_at", pa.timestamp("us", "UTC")),  # when the money moved; NULL before
-        ("expires_at", pa.timestamp("us", "UTC")),  # when an approval that is not acquired is gone
-        ("charged_minor", pa.int64()),  # what was approved
-        ("refunded_minor", pa.int64()),  # given back so far, by whomever
-        ("refundable_minor", pa.int64()),  # what may still be refunded now; 0 in any state but acquired
-    ]
-)
-"""What the acquirer says of a payment now: what became of the operation asked about, and the state of its payment."""
-
 
 class PracticeRail(AdyenBatchRail):
     """A `PaymentRail` to a practice acquirer, which it starts if nobody has, and stops if it started it.
@@ -72,6 +56,7 @@ class PracticeRail(AdyenBatchRail):
         super().__init__(folder.resolve(), outbox=outbox, account=account)
         self._process: subprocess.Popen | None = None
         self._next_liveness_look = 0.0
+        self._dropped_cards: list[Path] = []
 
     def __enter__(self) -> "PracticeRail":
         self._ensure_served()
@@ -92,9 +77,10 @@ class PracticeRail(AdyenBatchRail):
     def introduce(self, cards: pa.Table) -> None:
         """Make `cards` known; beyond `CARD_SCHEMA` a practice card may have `status` (open, closed), `limit_minor`, `balance_minor`.
 
+        Does not wait: the acquirer takes cards before files and requests. Should it refuse them, the next call or poll says so.
+
         Raises:
-            FatalError: the acquirer refused the table.
-            RetriableError: the acquirer is away.
+            FatalError: columns are missing, or the acquirer refused cards dropped before.
         """
         missing = set(CARD_SCHEMA.names) - set(cards.column_names)
         if missing:
@@ -104,10 +90,21 @@ class PracticeRail(AdyenBatchRail):
         part = path.with_name(f".{path.name}.part")
         pq.write_table(cards, part, compression="none")
         part.replace(path)
-        self._wait(lambda: not path.exists(), "the cards")
-        refused = path.with_name(f"{path.name}.refused")
-        if refused.exists():
-            raise FatalError(f"the acquirer refused the cards: {refused.read_text().strip()}")
+        self._require_cards_taken()
+        self._dropped_cards.append(path)
+
+    def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
+        """See `PaymentRail.poll`."""
+        answers = super().poll(file, timeout_seconds=timeout_seconds)
+        self._require_cards_taken()
+        return answers
+
+    def _require_cards_taken(self) -> None:
+        for path in self._dropped_cards:
+            refused = path.with_name(f"{path.name}.refused")
+            if refused.exists():
+                raise FatalError(f"the acquirer refused the cards: {refused.read_text().strip()}")
+        self._dropped_cards = [path for path in self._dropped_cards if path.exists()]
 
     def inquire(self, merchant_references: pa.Array) -> pa.Table:
         """See `PaymentRail.inquire`: one row for each reference, in the order asked."""
@@ -119,24 +116,24 @@ class PracticeRail(AdyenBatchRail):
         Raises:
             RetriableError: the acquirer is away.
         """
+        return self.ask_states(payment_ids=payment_ids, merchant_references=merchant_references)()
+
+    def ask_states(
+        self, *, payment_ids: pa.Array | None = None, merchant_references: pa.Array | None = None
+    ) -> Callable[[], pa.Table]:
+        """As `states`, in two: put the question now, and call what comes back for the answer. The acquirer answers as soon as
+        the file in hand is booked, so nobody waits."""
         if (payment_ids is None) == (merchant_references is None):
             raise ValueError("ask by payment_ids or by merchant_references, one of the two")
         name, keys = (
             ("payment_id", payment_ids) if payment_ids is not None else ("merchant_reference", merchant_references)
         )
         keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-        if not len(keys):
-            return PAYMENT_STATE_SCHEMA.empty_table()
-        parts = (
-            pa.table({name: keys.slice(start, INQUIRY_ROWS).cast(pa.string())})
+        parts = [
+            self._put("inquire", table=pa.table({name: keys.slice(start, INQUIRY_ROWS).cast(pa.string())}))
             for start in range(0, len(keys), INQUIRY_ROWS)
-        )
-        answer = pa.concat_tables([self._ask("inquire", table=part) for part in parts])
-        codes = pa.array(list(REASONS.values())).take(
-            pc.index_in(answer["reason"].combine_chunks(), pa.array(list(REASONS)))
-        )
-        answer = answer.set_column(answer.column_names.index("reason"), "reason", codes)
-        return answer.select(PAYMENT_STATE_SCHEMA.names).cast(PAYMENT_STATE_SCHEMA)
+        ]
+        return lambda: pa.concat_tables([PAYMENT_STATE_SCHEMA.empty_table(), *(_as_states(self._take(*p)) for p in parts)])
 
     def set_clock(self, as_of: datetime | None) -> None:
         """See `PaymentRail.set_clock`; returns once everything that time brings is booked and settled.
@@ -168,14 +165,23 @@ class PracticeRail(AdyenBatchRail):
         return self._ask("event", table=table, kind=kind)["done"]
 
     def _ask(self, verb: str, *, table: pa.Table | None = None, **arguments: object) -> pa.Table | dict:
+        return self._take(*self._put(verb, table=table, **arguments))
+
+    def _put(self, verb: str, *, table: pa.Table | None = None, **arguments: object) -> tuple[str, str]:
+        """Drop a request; returns its id and verb."""
         self._ensure_served()
         request_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:12]}"
-        request, answer = self.folder / "request" / f"{request_id}.json", self.folder / "answer" / f"{request_id}.json"
+        request = self.folder / "request" / f"{request_id}.json"
         if table is not None:
             pq.write_table(table, request.with_suffix(".parquet"), compression="none")
         part = request.with_name(f".{request.name}.part")
         part.write_text(json.dumps({"verb": verb, **arguments}))
         part.replace(request)
+        return request_id, verb
+
+    def _take(self, request_id: str, verb: str) -> pa.Table | dict:
+        """Wait for the answer to a request."""
+        answer = self.folder / "answer" / f"{request_id}.json"
         self._wait(answer.exists, f"the request to {verb}")
         said = json.loads(answer.read_text())
         answer.unlink()
@@ -238,3 +244,11 @@ class PracticeRail(AdyenBatchRail):
                 stderr=log,
                 start_new_session=True,
             )
+
+
+def _as_states(answer: pa.Table) -> pa.Table:
+    codes = pa.array(list(REASONS.values())).take(
+        pc.index_in(answer["reason"].combine_chunks(), pa.array(list(REASONS)))
+    )
+    answer = answer.set_column(answer.column_names.index("reason"), "reason", codes)
+    return answer.select(PAYMENT_STATE_SCHEMA.names).cast(PAYMENT_STATE_SCHEMA)
