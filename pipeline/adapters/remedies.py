@@ -1,0 +1,321 @@
+"""What an approved plan still asks for, from its lines, the operations there are and the acquirer's live state - in tables.
+
+Belongs here: classing every line of a step (`sql/reversals_due.sql`, `sql/rebills_due.sql`), turning the due ones of a wave
+into operations, and keeping what came otherwise. Does not: sending (`execution`), or when anything may be sent (`remedy`).
+"""
+
+from datetime import date
+from importlib import resources
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from psycopg import sql
+
+from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.incidents import ApprovedPlan, plan_scope
+from pipeline.adapters.ledger import OPERATION_COLUMNS
+from pipeline.adapters.postgres import Server, conninfo
+from pipeline.core.ledger import posting_without_operation
+from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
+from pipeline.errors import FatalError
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
+
+KINDS = {"cancel": "void", "refund": "refund", "rebill": "rebill"}
+"""Step of a plan, and the kind of operation it carries out."""
+
+SETTLED_OTHERWISE = ("expired", "already_returned", "shrunk", "charge_was_declined")
+"""Deviations after which the acquirer no longer keeps the wrong charge's money, or that part of it: they have an entry."""
+
+TAKEN_BACK = {
+    "already_acquired": "void_became_refund",
+    "already_voided": "already_returned",
+    "payment_expired": "expired",
+    "disputed": "disputed",
+    "never_authorised": "charge_was_declined",
+    "payment_not_found": "still_unknown",
+}
+"""Refusal of a void or refund, and the deviation that it means."""
+
+WAVE_VERDICTS_LEFT = ("other_amount", "not_acquired")
+"""Verdicts of `sql/reversals_wave.sql` that leave a line as it is, for a later call or a person."""
+
+MOVED_SCHEMA = pa.schema([
+    ("original", pa.binary()), ("kind", pa.string()), ("attempt", pa.int32()), ("amount_minor", pa.int64()), ("state", pa.string()),
+    ("reason", pa.string()),
+])  # fmt: skip
+
+REBILLED_SCHEMA = pa.schema([
+    ("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64()), ("attempt", pa.int32()),
+    ("instrument_token", pa.string()), ("amount_minor", pa.int64()), ("state", pa.string()), ("reason", pa.string()),
+    ("declined_on", pa.date32()),
+])  # fmt: skip
+
+DEVIATION_SCHEMA = pa.schema([("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64())])
+
+
+class PlanInProgress:
+    """One step of an approved plan, on a given business day.
+
+    Args:
+        plan: approved, its lines proven.
+        step: cancel, refund or rebill.
+        day: the business day; entries carry it, and credit and retries are judged by it.
+    """
+
+    def __init__(self, server: Server, plan: ApprovedPlan, step: str, day: date) -> None:
+        self._server, self._plan, self._day = server, plan, day
+        self.step, self.kind, self.scope = step, KINDS[step], plan.scope(step)
+        self.incident_id = plan.incident.incident_id
+        self._due = pa.table({})
+        self._left: dict[str, tuple[int, int]] = {}
+        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
+        numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
+        self._database.register("numbered", numbered)
+        self._database.execute("CREATE VIEW plan_line AS SELECT *, unhex(original_id) AS original FROM numbered")
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- where the step stands ----------------------------------------------------------------------------------
+
+    def scopes(self, *steps: str) -> list[str]:
+        """Scopes of these steps in every plan the incident ever had: what an older plan began counts."""
+        with self._server.connect() as connection:
+            rows = connection.execute("SELECT plan_digest FROM plan WHERE incident_id = %s", (self.incident_id,)).fetchall()
+        return [plan_scope(self.incident_id, row[0], step) for row in rows for step in steps]
+
+    def unknown_scopes(self) -> list[str]:
+        """Scopes of the incident with operations whose outcome nobody knows."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT o.scope FROM unanswered u JOIN operation o USING (operation_id)"
+                " WHERE o.incident_id = %s AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = u.operation_id)",
+                (self.incident_id,),
+            ).fetchall()
+        return sorted(row[0] for row in rows)
+
+    def begin(self) -> int:
+        """Put right what earlier calls and plans left behind, and find what is due; returns the number of lines due."""
+        self._withdraw_older_plans()
+        self.note_deviations()
+        self._class_lines()
+        self._due = self._database.execute(
+            "SELECT l.* EXCLUDE (original, reversal_minor), c.attempt, c.amount_minor FROM classed c JOIN plan_line l USING (line)"
+            " WHERE c.class = 'due' ORDER BY line"
+        ).to_arrow_table()
+        return self._due.num_rows
+
+    def _withdraw_older_plans(self) -> None:
+        """End intents of this step that another plan of the incident committed and never sent: this plan says what is due now."""
+        stale = [scope for scope in self.scopes(self.step) if scope != self.scope]
+        if not stale:
+            return
+        with self._server.connect() as connection:
+            connection.execute(
+                "INSERT INTO outcome (operation_id, status, reason) SELECT operation_id, 'declined', 'withdrawn'"
+                " FROM operation_state WHERE scope = ANY(%s) AND state = 'not_sent'",
+                (stale,),
+            )
+
+    def note_deviations(self) -> None:
+        """Keep, once, what answers have shown to be otherwise than planned: refused because the payment had moved on."""
+        if self.step == "rebill":
+            return
+        with self._server.connect() as connection:
+            _stage_deviations(connection)
+            connection.execute(
+                "INSERT INTO fresh_deviation SELECT DISTINCT ON (o.original_id, m.deviation) o.original_id,"
+                " m.deviation, o.amount_minor FROM operation o JOIN outcome c USING (operation_id)"
+                " JOIN unnest(%s::text[], %s::text[]) m(reason, deviation) ON m.reason = c.reason"
+                " WHERE o.scope = ANY(%s) AND c.status = 'declined'"
+                " AND (m.deviation <> 'void_became_refund' OR o.kind = 'void')",
+                (list(TAKEN_BACK), list(TAKEN_BACK.values()), self.scopes("cancel", "refund")),
+            )
+            _keep_deviations(connection, self.incident_id, self._day)
+
+    def _class_lines(self) -> None:
+        self._give("moved", self._moved())
+        self._give("deviated", self._deviated())
+        if self.step == "rebill":
+            self._give("rebilled", self._rebilled())
+            self._give("settled", self._settled())
+            days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
+            self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
+            self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
+        else:
+            self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
+
+    def _give(self, name: str, table: pa.Table) -> None:
+        self._database.register(name, table)
+
+    def _run(self, name: str, given: dict[str, Any]) -> None:
+        """Run the statements of a file, each with the parameters it names."""
+        text = (resources.files("pipeline") / "sql" / name).read_text(encoding="utf-8")
+        for statement in duckdb.extract_statements(text):
+            self._database.execute(statement, {key: given[key] for key in statement.named_parameters})
+
+    def _fetch(self, query: sql.Composable, schema: pa.Schema) -> pa.Table:
+        return fetch(conninfo(self._server.pipeline_url), query, schema)
+
+    def _moved(self) -> pa.Table:
+        """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not."""
+        steps = ("cancel",) if self.step == "cancel" else ("cancel", "refund")
+        query = sql.SQL(
+            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM operation_state"
+            " WHERE scope = ANY({}) AND {}"
+        ).format(
+            sql.Literal(self.scopes(*steps)), sql.SQL("NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true")
+        )
+        return self._fetch(query, MOVED_SCHEMA)
+
+    def _deviated(self) -> pa.Table:
+        query = sql.SQL("SELECT uuid_send(original_id), kind FROM deviation WHERE incident_id = {}")
+        schema = pa.schema([("original", pa.binary()), ("kind", pa.string())])
+        return self._fetch(query.format(sql.Literal(self.incident_id)), schema)
+
+    def _rebilled(self) -> pa.Table:
+        query = sql.SQL(
+            "SELECT s.customer_id, s.billing_period, s.bill_cycle, s.attempt, s.instrument_token, s.amount_minor, s.state, s.reason,"
+            " CASE WHEN s.state = 'declined' THEN (SELECT e.effective_on FROM entry e"
+            "   WHERE e.operation_id = s.operation_id AND e.step = 'final') END"
+            " FROM operation_state s WHERE s.scope = ANY({})"
+        ).format(sql.Literal(self.scopes("rebill")))
+        return self._fetch(query, REBILLED_SCHEMA)
+
+    def _settled(self) -> pa.Table:
+        query = sql.SQL(
+            "SELECT uuid_send(o.original_id) FROM operation o JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'settled'"
+            " WHERE o.kind = 'refund' AND o.payment_method <> 'credit_card' AND o.scope = ANY({})"
+        ).format(sql.Literal(self.scopes("refund")))
+        return self._fetch(query, pa.schema([("original", pa.binary())]))
+
+    # -- waves --------------------------------------------------------------------------------------------------
+
+    def due(self, start: int, count: int) -> pa.Table:
+        """`count` of the due lines, from `start`; no copy."""
+        return self._due.slice(start, count)
+
+    def next_wave(self) -> int:
+        """The number of the scope's next wave."""
+        with self._server.connect() as connection:
+            row = connection.execute("SELECT max(wave) FROM operation WHERE scope = %s", (self.scope,)).fetchone()
+        return 0 if row[0] is None else row[0] + 1
+
+    def decide(self, lines: pa.Table, states: pa.Table | None, wave: int) -> tuple[pa.Table, pa.Table]:
+        """What to do about due `lines`, now: the wave's intents, and the deviations (`DEVIATION_SCHEMA`) to keep with them.
+
+        Args:
+            states: the acquirer's word on the payments of `lines`, row for row; None for rebills.
+
+        Raises:
+            FatalError: `states` is about other payments.
+        """
+        self._database.register("wave_line", lines)
+        given = {"scope": self.scope, "incident_id": self.incident_id, "wave": wave}
+        if states is None:
+            self._run("rebills_wave.sql", given)
+            return self._database.table("intended").to_arrow_table(), DEVIATION_SCHEMA.empty_table()
+        if not states["payment_id"].combine_chunks().equals(lines["payment_id"].combine_chunks()):
+            raise FatalError(f"{self.scope}: the acquirer answered about other payments than those asked for; nothing was sent")
+        self._database.register("payment_state", states)
+        self._run("reversals_wave.sql", given | {"step": self.step, "kind": self.kind})
+        deviations = self._database.execute(
+            "SELECT original_id, verdict, amount_minor FROM judged WHERE verdict <> 'send' AND NOT list_contains(?, verdict)"
+            " UNION ALL SELECT original_id, 'shrunk', amount_minor - refundable_minor FROM judged"
+            " WHERE verdict = 'send' AND ? = 'refund' AND refundable_minor < amount_minor",
+            [list(WAVE_VERDICTS_LEFT), self.step],
+        ).to_arrow_table()
+        return self._database.table("intended").to_arrow_table(), deviations.rename_columns(DEVIATION_SCHEMA.names)
+
+    def commit(self, intended: pa.Table, deviations: pa.Table) -> None:
+        """Commit a wave's intents and what came otherwise, whole or not at all.
+
+        Raises:
+            FatalError: an operation exists already, or more would be undone than was charged; nothing was written.
+        """
+        with self._server.connect() as connection:
+            if deviations.num_rows:
+                _stage_deviations(connection)
+                copy_in(connection, "fresh_deviation", deviations.to_batches(), DEVIATION_SCHEMA.names)
+                _keep_deviations(connection, self.incident_id, self._day)
+            copy_in(connection, "operation", intended.select(OPERATION_COLUMNS).to_batches(), OPERATION_COLUMNS)
+
+    def for_rail(self, intended: pa.Table) -> tuple[pa.Table, pa.Table | None]:
+        """A wave's intents as a rail takes them (`OPERATION_SCHEMA`), and the cards they charge (`CARD_SCHEMA`) if they do."""
+        renamed = intended.rename_columns(
+            ["merchant_reference" if name == "operation_id" else name for name in intended.column_names]
+        )
+        cards = intended.select(CARD_SCHEMA.names) if self.step == "rebill" else None
+        return renamed.select(OPERATION_SCHEMA.names).sort_by("merchant_reference").cast(OPERATION_SCHEMA), cards
+
+    # -- what has become of it ----------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """Counts and amounts of the step, re-derived from rows: done, declined, unknown, left by reason, deviations by kind."""
+        self._class_lines()
+        moved = "rebilled" if self.step == "rebill" else f"(FROM moved WHERE kind = '{self.kind}')"
+        done = self._figures(f"SELECT 'done', count(*), sum(amount_minor) FROM {moved} WHERE state = 'succeeded'")
+        lines = self._figures("SELECT class, count(*), sum(amount_minor) FROM classed GROUP BY class")
+        settled = ("done", "became_refund", "settled_otherwise", "refused", "declined_for_good", "declined_until_retry")
+        declined = _sum(lines, "refused", "declined_for_good", "declined_until_retry")
+        left = {name: figures for name, figures in lines.items() if name not in (*settled, "unknown", "sent")}
+        report = {
+            "done": done.get("done", _sum({})),
+            "declined": declined,
+            "unknown": _sum(lines, "unknown", "sent"),
+            "left": {_LEFT_NAMES.get(name, name): figures for name, figures in left.items()},
+            "deviations": self._deviation_figures(),
+        }
+        if self.step == "rebill":
+            retry = self._database.execute("SELECT min(retry_on) FROM classed WHERE class = 'declined_until_retry'").fetchone()[0]
+            report["declined_by"] = {n: lines[n] for n in ("declined_until_retry", "declined_for_good") if n in lines}
+            report["retry_on"] = str(retry) if retry else None
+        return report
+
+    def _figures(self, query: str) -> dict[str, dict[str, int]]:
+        rows = self._database.execute(query).fetchall()
+        return {name: {"count": count, "amount_minor": int(total or 0)} for name, count, total in rows if count}
+
+    def _deviation_figures(self) -> dict[str, dict[str, int]]:
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT kind, count(*), sum(amount_minor)::bigint FROM deviation WHERE incident_id = %s GROUP BY kind ORDER BY kind",
+                (self.incident_id,),
+            ).fetchall()
+        return {kind: {"count": count, "amount_minor": total} for kind, count, total in rows}
+
+
+_LEFT_NAMES = {"due": "not_sent"}
+"""A due line is called not sent once a call has ended; intents that a stop kept back are called so too."""
+
+
+def _sum(figures: dict[str, dict[str, int]], *names: str) -> dict[str, int]:
+    chosen = [figures[name] for name in names if name in figures]
+    return {"count": sum(f["count"] for f in chosen), "amount_minor": sum(f["amount_minor"] for f in chosen)}
+
+
+def _stage_deviations(connection: Any) -> None:
+    connection.execute(
+        "CREATE TEMP TABLE fresh_deviation (original_id uuid, kind text, amount_minor bigint) ON COMMIT DROP"
+    )
+
+
+def _keep_deviations(connection: Any, incident_id: str, day: date) -> None:
+    """Move staged deviations into the books, each once, with the entries of those that settle a wrong charge without us."""
+    entry = {flag: posting_without_operation("expired", after_decline=flag) for flag in (False, True)}
+    connection.execute(
+        "WITH fresh AS ("
+        "  INSERT INTO makegood.deviation (incident_id, original_id, kind, amount_minor)"
+        "  SELECT %(incident)s, original_id, kind, amount_minor FROM fresh_deviation ON CONFLICT DO NOTHING"
+        "  RETURNING original_id, kind, amount_minor)"
+        " INSERT INTO makegood.entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
+        " SELECT f.original_id, f.kind, CASE WHEN EXISTS (SELECT FROM makegood.operation p JOIN makegood.entry e USING (operation_id)"
+        "   WHERE p.original_id = f.original_id AND e.step = 'final' AND e.credit = 'refund_payable')"
+        "   THEN %(declined)s ELSE %(plain)s END::makegood.account, %(credit)s, f.amount_minor, o.currency, %(day)s"
+        " FROM fresh f JOIN makegood.operation o ON o.operation_id = f.original_id"
+        " WHERE f.kind = ANY(%(settling)s) AND f.amount_minor > 0",
+        {"incident": incident_id, "declined": entry[True].debit, "plain": entry[False].debit, "credit": entry[False].credit,
+         "day": day, "settling": list(SETTLED_OTHERWISE)},
+    )  # fmt: skip
+

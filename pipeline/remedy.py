@@ -1,0 +1,158 @@
+"""What cancel, refund and rebill have in common: an approved plan, a window with both bounds, waves built from live state.
+
+Belongs here: guarding the window, cutting what is due into waves (a canary first), reading live state while the acquirer is
+busy with the wave before, and saying what came of it. Does not: what one step is about (`cancel`, `refund`, `rebill`), which
+lines are due (`adapters.remedies`), or sending (`execution`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
+from pipeline.core.window import Window
+from pipeline.errors import FatalError, OutsideWindow
+from pipeline.execution import Prepared, Sender
+from pipeline.ports import LiveStates
+
+
+class Books(Protocol):
+    """One step of an approved plan in the books; see `adapters.remedies` for each promise."""
+
+    incident_id: str
+    step: str
+    scope: str
+
+    def unknown_scopes(self) -> list[str]: ...
+    def begin(self) -> int: ...
+    def due(self, start: int, count: int) -> pa.Table: ...
+    def next_wave(self) -> int: ...
+    def decide(self, lines: pa.Table, states: pa.Table | None, wave: int) -> tuple[pa.Table, pa.Table]: ...
+    def commit(self, intended: pa.Table, deviations: pa.Table) -> None: ...
+    def for_rail(self, intended: pa.Table) -> tuple[pa.Table, pa.Table | None]: ...
+    def note_deviations(self) -> None: ...
+    def report(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The dated window of a step; both of its bounds hold, and they are looked at again before every wave.
+
+    Attributes:
+        clock: what time it is, time-zone aware.
+        what: what the window is for, as a message says it.
+    """
+
+    window: Window
+    clock: Callable[[], datetime]
+    timezone: ZoneInfo
+    what: str
+
+    def __call__(self) -> None:
+        """Pass while the window is open.
+
+        Raises:
+            OutsideWindow: it is not; nothing may be sent.
+        """
+        now = self.clock()
+        if self.window.contains(now, self.timezone):
+            return
+        if now < self.window.opens(self.timezone):
+            advice = "wait for it"
+        else:
+            advice = "what is left needs a successor plan with its own window and approval: `makegood incident plan`"
+        raise OutsideWindow(
+            f"the window for {self.what} is {self.window}, and it is {now.astimezone(self.timezone):%Y-%m-%d %H:%M}: {advice}"
+        )
+
+
+def carry_out(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) -> dict[str, Any]:
+    """Send whatever a step still asks for; calling it again moves nothing twice.
+
+    Operations whose outcome is unknown are looked up first, whatever the day: that moves no money.
+
+    Args:
+        live: the acquirer's live state of payments, read before every wave; None for a step that undoes nothing.
+
+    Returns:
+        `Books.report`, with `stopped`: why a window that closed left the rest unsent, or None.
+
+    Raises:
+        OutsideWindow: the window is not open; nothing was sent.
+        SendingStopped, FatalError, RetriableError: as `execution.Sender.send`; calling again goes on.
+    """
+    try:
+        guard()
+    except OutsideWindow:
+        _look_up(books, sender)
+        raise
+    stopped = None
+    try:
+        sender.send(books.scope, upcoming=_waves(books, sender, guard, live), guard=guard)
+    except OutsideWindow as closed:
+        stopped = str(closed)
+    finally:
+        books.note_deviations()
+    return books.report() | {"stopped": stopped}
+
+
+def preview(books: Books) -> dict[str, Any]:
+    """Where a step stands and what it would send; nothing is sent or looked up."""
+    return books.report() | {"stopped": None}
+
+
+def _look_up(books: Books, sender: Sender) -> None:
+    for scope in books.unknown_scopes():
+        sender.look_up_unknown(scope)
+    books.note_deviations()
+
+
+def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) -> Iterator[Prepared]:
+    """Commit one wave's intents after another. The question about the next wave's payments is put before this wave's is answered,
+    so the acquirer answers it between two files and nobody waits."""
+    _look_up(books, sender)
+    portions = list(_portions(books.begin(), fresh=books.next_wave() == 0))
+    number = books.next_wave()
+    asked = _ask(books, live, portions[0]) if portions else None
+    for index, (start, count) in enumerate(portions):
+        lines, states = books.due(start, count), asked() if asked else None
+        asked = _ask(books, live, portions[index + 1]) if index + 1 < len(portions) else None
+        guard()
+        intended, deviations = books.decide(lines, states, number)
+        books.commit(intended, deviations)
+        if intended.num_rows:
+            operations, cards = books.for_rail(intended)
+            yield Prepared(number, operations, cards)
+            number += 1
+
+
+def _ask(books: Books, live: LiveStates | None, portion: tuple[int, int]) -> Callable[[], pa.Table] | None:
+    if live is None:
+        return None
+    return live.ask_states(payment_ids=books.due(*portion)["payment_id"].combine_chunks())
+
+
+def _portions(total: int, *, fresh: bool) -> Iterator[tuple[int, int]]:
+    """Start and size of every wave: the canary's sizes first, where nothing of the scope has been sent."""
+    start = 0
+    for size in CANARY_SIZES if fresh else ():
+        if start < total:
+            yield start, min(size, total - start)
+            start += size
+    for later in range(start, total, WAVE_SIZE):
+        yield later, min(WAVE_SIZE, total - later)
+
+
+def require_live_states(rail: Any) -> LiveStates:
+    """The rail, if it can say what state payments are in.
+
+    Raises:
+        FatalError: it cannot; what would be undone could not be checked first.
+    """
+    if not hasattr(rail, "ask_states"):
+        raise FatalError("this rail cannot say what state a payment is in; nothing is undone without looking first")
+    return rail
