@@ -38,7 +38,7 @@ from pipeline.adapters.runs import Register, history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import format_minor
-from pipeline.core.verdict import Verification
+from pipeline.core.verdict import PEOPLE_NEEDED, Verification
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.errors import FatalError, GateClosed, OutsideWindow, UsageError
@@ -215,13 +215,13 @@ class Makegood:
         with contextlib.suppress(UsageError):
             self.render(run_id)
         standing = self.register.standing(run_id)
-        agreed = len(standing.releasers) >= release_stage.PEOPLE_NEEDED and not standing.rejecters
+        agreed = len(standing.releasers) >= PEOPLE_NEEDED and not standing.rejecters
         return {
             "run_id": run_id,
             "state": "rejected" if standing.rejecters else "released" if agreed else "waiting for another person",
             "released_by": list(standing.releasers),
             "rejected_by": list(standing.rejecters),
-            "people_needed": release_stage.PEOPLE_NEEDED,
+            "people_needed": PEOPLE_NEEDED,
         }
 
     def review(self, run_id: str, comment: str) -> Path:
@@ -257,7 +257,7 @@ class Makegood:
             "findings_count": len(verification.findings),
             "findings": [finding.explanation for finding in verification.findings[:FINDINGS_SHOWN]],
             "released_by": list(standing.releasers),
-            "people_missing": max(0, release_stage.PEOPLE_NEEDED - len(standing.releasers)),
+            "people_missing": max(0, PEOPLE_NEEDED - len(standing.releasers)),
         }
 
     def settled(self, run_id: str) -> str | None:

@@ -6,10 +6,8 @@ moves money. While an incident is open, its cohort is on hold: `release` charges
 
 from typing import Any
 
+from pipeline.core.verdict import PEOPLE_NEEDED
 from pipeline.errors import GateClosed, UsageError
-
-PEOPLE_NEEDED = 2
-"""Different people who may release a corrected run that the gate holds: as many as for any run."""
 
 
 def require_correct(corrected: Any, *, billing_period: str, wrong_run: str | None) -> str:

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.core.billing_period import BillingCalendar, BillingPeriod
+from pipeline.core.verdict import PEOPLE_NEEDED
 from pipeline.errors import GateClosed, OutsideWindow
 from pipeline.execution import Sender
 from pipeline.ports import Due, LandedRun
-
-PEOPLE_NEEDED = 2
-"""Different authenticated people who must agree to charge a run that the gate or the calendar holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ from pipeline import charts
 from pipeline.core.incident_words import CLASSES, REBILL_REASONS, REVERSAL_REASONS
 from pipeline.core.money import format_minor
 from pipeline.core.rule import cohort_name
-from pipeline.core.verdict import WHOLE_RUN, Verification
+from pipeline.core.verdict import PEOPLE_NEEDED, WHOLE_RUN, Verification
 
 __all__ = ["FILE_NAME", "render", "write", "write_incident", "write_index"]
 
 FILE_NAME = "report.html"
 """Beside `verification.json` and the quarantine file, so that the page's relative links hold."""
 
-PEOPLE_NEEDED = 2  # as many as `release` asks for
 
 CARD_NUMBER = re.compile(
     r"(?<![^\W_])(?:[2-69]\d{12,18}|[2-69]\d{3}(?:[ -]\d{4}){2}[ -]\d{1,7}|[2-69]\d{3}(?:[ -]\d{4}){3}[ -]\d{3}"

@@ -188,7 +188,7 @@ def _on_history(history: Sequence[HistoryPeriod]) -> list[Finding]:
 
 
 def _file(file: Any) -> dict[str, Any]:
-    names = ("name", "row_count", "control_total_minor", "manifest_row_count", "manifest_control_total_minor")
+    names = ("name", "sha256", "row_count", "control_total_minor", "manifest_row_count", "manifest_control_total_minor")
     return {name: getattr(file, name) for name in names}
 
 

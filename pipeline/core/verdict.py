@@ -19,6 +19,10 @@ WHOLE_RUN = "run"
 """Name of the cohort that holds every row; the others are `<kind>:<value>`, such as `issuer:HANBIT`."""
 
 
+PEOPLE_NEEDED = 2
+"""Different authenticated people who must agree to charge a run that the gate or the calendar holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One rule that failed for one cohort.
@@ -105,7 +109,7 @@ class Verification:
         run_id, billing_period, source: of the landed run.
         currency: of its amounts; `XXX` when it has none.
         row_count, control_total_minor: as landed.
-        files: `name, row_count, control_total_minor, manifest_row_count, manifest_control_total_minor`.
+        files: `name, sha256, row_count, control_total_minor, manifest_row_count, manifest_control_total_minor`.
         as_of: ISO 8601 instant it was verified at.
         decision: `release` only if every charge may go.
         releasable: cohorts that may go: `["run"]`, some `issuer:<name>`, or nothing.
