@@ -198,7 +198,7 @@ def stated_impact(summary: Mapping[str, Any]) -> str:
         joined = "for" if action == "rebill" else "of"
         parts.append(f"{verb} {count:,} {noun}{'' if count == 1 else 's'} {joined} {amount}")
     open_lines = summary["open"]
-    rest = f"; {open_lines:,} line{'' if open_lines == 1 else 's'} stay open by name" if open_lines else ""
+    rest = f"; {open_lines:,} line{' stays' if open_lines == 1 else 's stay'} open by name" if open_lines else ""
     return ", ".join(parts) + rest
 
 

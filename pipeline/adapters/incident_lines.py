@@ -91,8 +91,7 @@ class IncidentLines:
             connection.register(name, table)
         parameters = {"leave_equal": leave_equal, "charge_missing": charge_missing, "is_successor": is_successor,
                       "billing_period": self._billing_period}  # fmt: skip
-        _run(connection, "plan.sql", parameters)
-        lines = connection.execute("FROM planned ORDER BY customer_id, bill_cycle, occurrence").to_arrow_table()
+        lines = _run(connection, "plan.sql", parameters).to_arrow_table()
         for name in given:
             connection.unregister(name)
         lines = lines.append_column("wave", waves_of(lines))
@@ -110,7 +109,7 @@ def lay_out(
         elsewhere: customer_id and bill_cycle of what else the period was charged.
         corrected: the corrected run's Parquet file.
     """
-    with duckdb.connect(config={"threads": 2, "memory_limit": "2GB"}) as connection:
+    with duckdb.connect(config={"threads": 2, "memory_limit": "2GB", "preserve_insertion_order": False}) as connection:
         connection.read_parquet(str(corrected)).create_view("landed")
         connection.register("wrong", wrong)
         connection.register("elsewhere", elsewhere)
@@ -141,11 +140,12 @@ def waves_of(lines: pa.Table) -> pa.Array:
     return pa.array(waves.astype(np.int32))
 
 
-def _run(connection: duckdb.DuckDBPyConnection, name: str, parameters: dict[str, Any]) -> None:
-    """Run a file's statements, each with the parameters that it names."""
+def _run(connection: duckdb.DuckDBPyConnection, name: str, parameters: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Run a file's statements, each with the parameters that it names; returns the connection with the last one's rows."""
     for statement in duckdb.extract_statements(_sql(name)):
         wanted = {key: parameters[key] for key in statement.named_parameters if key in parameters}
         connection.execute(statement, wanted)
+    return connection
 
 
 def _sql(name: str) -> str:

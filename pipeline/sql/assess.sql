@@ -5,24 +5,25 @@
 -- (customer_id, bill_cycle of what the period was charged outside the incident).
 -- Parameters: $issuers, the incident's; NULL for all.
 
+-- Keys that have several right bills: as a rule none.
+CREATE OR REPLACE TEMP TABLE ambiguous AS
+SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle FROM landed GROUP BY ALL HAVING count(*) > 1;
+
 -- The right bill of each account and cycle. One that cannot be charged as it stands says why in `unusable`.
-CREATE OR REPLACE TEMP TABLE right_bill AS
-WITH named AS (
-    SELECT *, coalesce(bill_cycle, 1) AS cycle,
-        CASE WHEN charge_id IS NULL OR amount_minor IS NULL OR currency IS NULL OR payment_method IS NULL OR issuer IS NULL
-                  OR instrument_token IS NULL THEN 'incomplete'
-             WHEN regexp_full_match(regexp_replace(instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
-        END AS broken
-    FROM landed
-    WHERE customer_id IS NOT NULL
-)
+CREATE OR REPLACE TEMP VIEW right_bill AS
 SELECT
-    customer_id, cycle AS bill_cycle,
-    min(charge_id) AS charge_id, min(amount_minor) AS amount_minor, min(currency) AS currency,
-    min(payment_method) AS payment_method, min(issuer) AS issuer, min(instrument_token) AS instrument_token,
-    CASE WHEN count(*) > 1 THEN 'ambiguous' ELSE min(broken) END AS unusable
-FROM named
-GROUP BY customer_id, cycle;
+    l.customer_id, coalesce(l.bill_cycle, 1) AS bill_cycle, l.charge_id, l.amount_minor, l.currency, l.payment_method, l.issuer,
+    l.instrument_token,
+    CASE WHEN a.customer_id IS NOT NULL THEN 'ambiguous'
+         WHEN l.charge_id IS NULL OR l.amount_minor IS NULL OR l.currency IS NULL OR l.payment_method IS NULL OR l.issuer IS NULL
+              OR l.instrument_token IS NULL THEN 'incomplete'
+         WHEN regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
+    END AS unusable
+FROM landed l LEFT JOIN ambiguous a ON a.customer_id = l.customer_id AND a.bill_cycle = coalesce(l.bill_cycle, 1)
+WHERE l.customer_id IS NOT NULL
+  AND (a.customer_id IS NULL OR l.charge_id = (
+      SELECT min(m.charge_id) FROM landed m WHERE m.customer_id = a.customer_id AND coalesce(m.bill_cycle, 1) = a.bill_cycle
+  ));
 
 -- Bills that were charged more than once: few, so that ranking them costs nothing. The charge that was approved comes first.
 CREATE OR REPLACE TEMP TABLE again AS
@@ -33,35 +34,41 @@ FROM wrong w SEMI JOIN (SELECT customer_id, bill_cycle FROM wrong WHERE occurren
 
 -- One line for each wrong charge, and one for each bill due that nobody was charged for.
 CREATE OR REPLACE TEMP TABLE line AS
-WITH beside AS (
+WITH charged AS (
     SELECT
-        coalesce(w.customer_id, r.customer_id) AS customer_id, coalesce(w.bill_cycle, r.bill_cycle) AS bill_cycle,
-        coalesce(w.occurrence, 0) AS occurrence, w.operation_id, w.charge_id, w.payment_id, w.state,
+        w.customer_id, w.bill_cycle, w.occurrence, w.operation_id, w.charge_id, w.payment_id, w.state,
         w.amount_minor AS wrong_minor, w.currency AS wrong_currency, w.payment_method, w.issuer, w.instrument_token,
         r.charge_id AS right_charge_id, r.amount_minor AS right_minor, r.currency AS right_currency,
         r.payment_method AS right_method, r.issuer AS right_issuer, r.instrument_token AS right_token,
         r.customer_id IS NOT NULL AS has_right_bill,
-        CASE WHEN r.currency <> w.currency THEN 'currency' ELSE r.unusable END AS unusable
-    FROM wrong w FULL JOIN right_bill r ON r.customer_id = w.customer_id AND r.bill_cycle = w.bill_cycle
+        CASE WHEN r.currency <> w.currency THEN 'currency' ELSE r.unusable END AS unusable,
+        coalesce(a.nth, 1) AS nth
+    FROM wrong w
+    LEFT JOIN right_bill r ON r.customer_id = w.customer_id AND r.bill_cycle = w.bill_cycle
+    LEFT JOIN again a ON a.operation_id = w.operation_id
+), uncharged AS (
+    SELECT
+        r.customer_id, r.bill_cycle, 0 AS occurrence, r.charge_id AS right_charge_id, r.amount_minor AS right_minor,
+        r.currency AS right_currency, r.payment_method AS right_method, r.issuer AS right_issuer,
+        r.instrument_token AS right_token, true AS has_right_bill, r.unusable, 1 AS nth
+    FROM right_bill r
+    ANTI JOIN wrong w ON w.customer_id = r.customer_id AND w.bill_cycle = r.bill_cycle
+    ANTI JOIN elsewhere e ON e.customer_id = r.customer_id AND e.bill_cycle = r.bill_cycle
+    WHERE (r.unusable IS NOT NULL OR r.amount_minor > 0) AND ($issuers IS NULL OR list_contains($issuers, r.issuer))
 )
-SELECT
-    b.*, coalesce(a.nth, 1) AS nth,
+SELECT *,
     CASE
-        WHEN b.operation_id IS NULL THEN 'missing'
-        WHEN b.state IN ('unknown', 'sent') THEN 'unknown'
-        WHEN b.state = 'not_sent' THEN 'not_sent'
-        WHEN b.state = 'declined' THEN 'declined'
-        WHEN coalesce(a.nth, 1) > 1 THEN 'twice'
-        WHEN NOT b.has_right_bill THEN 'not_billed'
-        WHEN b.unusable IS NOT NULL THEN 'unusable'
-        WHEN b.right_minor < 0 THEN 'credit'
-        WHEN b.right_minor = 0 THEN 'zero'
-        WHEN b.wrong_minor > b.right_minor THEN 'over'
-        WHEN b.wrong_minor < b.right_minor THEN 'under'
+        WHEN operation_id IS NULL THEN 'missing'
+        WHEN state IN ('unknown', 'sent') THEN 'unknown'
+        WHEN state = 'not_sent' THEN 'not_sent'
+        WHEN state = 'declined' THEN 'declined'
+        WHEN nth > 1 THEN 'twice'
+        WHEN NOT has_right_bill THEN 'not_billed'
+        WHEN unusable IS NOT NULL THEN 'unusable'
+        WHEN right_minor < 0 THEN 'credit'
+        WHEN right_minor = 0 THEN 'zero'
+        WHEN wrong_minor > right_minor THEN 'over'
+        WHEN wrong_minor < right_minor THEN 'under'
         ELSE 'equal'
     END AS class
-FROM beside b LEFT JOIN again a USING (operation_id)
-WHERE b.operation_id IS NOT NULL
-   OR ((b.unusable IS NOT NULL OR b.right_minor > 0)
-       AND ($issuers IS NULL OR list_contains($issuers, b.right_issuer))
-       AND NOT EXISTS (SELECT 1 FROM elsewhere e WHERE e.customer_id = b.customer_id AND e.bill_cycle = b.bill_cycle));
+FROM (FROM charged UNION ALL BY NAME FROM uncharged);

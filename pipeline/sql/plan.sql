@@ -15,37 +15,36 @@ WHERE $leave_equal AND l.state = 'succeeded' AND l.has_right_bill AND l.unusable
   AND v.state IN ('authorised', 'acquired') AND v.refunded_minor = 0
 GROUP BY l.customer_id, l.bill_cycle;
 
-CREATE OR REPLACE TEMP TABLE reversed AS
-SELECT
-    l.*,
-    v.state AS live_state, v.refunded_minor, v.refundable_minor,
-    s.customer_id IS NOT NULL AS has_right_charge,
-    CASE
-        WHEN l.operation_id IS NULL THEN 'never_charged'
-        WHEN l.state IN ('unknown', 'sent') THEN 'outcome_unknown'
-        WHEN l.state = 'not_sent' THEN 'never_sent'
-        WHEN l.state = 'declined' THEN 'charge_declined'
-        WHEN u.state IN ('unknown', 'sent') THEN 'reversal_unknown'
-        WHEN v.state IS NULL THEN 'unknown_to_acquirer'
-        WHEN v.charged_minor <> l.wrong_minor THEN 'amount_differs_at_acquirer'
-        WHEN v.state = 'declined' THEN 'declined_at_acquirer'
-        WHEN v.state = 'disputed' THEN 'dispute_open'
-        WHEN v.state = 'voided' THEN 'already_voided'
-        WHEN v.state = 'expired' THEN 'approval_expired'
-        WHEN v.state = 'refunded' OR (v.state = 'acquired' AND v.refundable_minor = 0) THEN 'already_returned'
-        WHEN s.occurrence = l.occurrence THEN 'equal_left_alone'
-        WHEN u.state = 'declined' AND u.reason IN ('closed_card', 'expired_card', 'unknown_card', 'payment_not_found')
-            THEN 'refund_refused_' || u.reason
-        WHEN v.state = 'authorised' THEN 'not_acquired'
-        WHEN v.refunded_minor > 0 THEN 'rest_of_support_refund'
-        ELSE 'acquired'
-    END AS reversal_reason
-FROM line l
-LEFT JOIN live v ON v.payment_id = l.payment_id
-LEFT JOIN undone u ON u.original_id = l.operation_id
-LEFT JOIN left_alone s ON s.customer_id = l.customer_id AND s.bill_cycle = l.bill_cycle;
-
-CREATE OR REPLACE TEMP TABLE acted AS
+-- Why each line is undone the way it is, or is not; kept narrow, by the line's place.
+CREATE OR REPLACE TEMP TABLE verdict AS
+WITH reasoned AS (
+    SELECT
+        l.rowid AS line_id, v.refundable_minor, s.customer_id IS NOT NULL AS has_right_charge,
+        CASE
+            WHEN l.operation_id IS NULL THEN 'never_charged'
+            WHEN l.state IN ('unknown', 'sent') THEN 'outcome_unknown'
+            WHEN l.state = 'not_sent' THEN 'never_sent'
+            WHEN l.state = 'declined' THEN 'charge_declined'
+            WHEN u.state IN ('unknown', 'sent') THEN 'reversal_unknown'
+            WHEN v.state IS NULL THEN 'unknown_to_acquirer'
+            WHEN v.charged_minor <> l.wrong_minor THEN 'amount_differs_at_acquirer'
+            WHEN v.state = 'declined' THEN 'declined_at_acquirer'
+            WHEN v.state = 'disputed' THEN 'dispute_open'
+            WHEN v.state = 'voided' THEN 'already_voided'
+            WHEN v.state = 'expired' THEN 'approval_expired'
+            WHEN v.state = 'refunded' OR (v.state = 'acquired' AND v.refundable_minor = 0) THEN 'already_returned'
+            WHEN s.occurrence = l.occurrence THEN 'equal_left_alone'
+            WHEN u.state = 'declined' AND u.reason IN ('closed_card', 'expired_card', 'unknown_card', 'payment_not_found')
+                THEN 'refund_refused_' || u.reason
+            WHEN v.state = 'authorised' THEN 'not_acquired'
+            WHEN v.refunded_minor > 0 THEN 'rest_of_support_refund'
+            ELSE 'acquired'
+        END AS reversal_reason
+    FROM line l
+    LEFT JOIN live v ON v.payment_id = l.payment_id
+    LEFT JOIN undone u ON u.original_id = l.operation_id
+    LEFT JOIN left_alone s ON s.customer_id = l.customer_id AND s.bill_cycle = l.bill_cycle
+)
 SELECT *,
     CASE
         WHEN reversal_reason = 'not_acquired' THEN 'void'
@@ -55,35 +54,38 @@ SELECT *,
             THEN 'manual'
         ELSE 'none'
     END AS reversal
-FROM reversed;
+FROM reasoned;
 
 -- A bill is rebilled once, and only when none of its charges is open.
 CREATE OR REPLACE TEMP TABLE open_bill AS
-SELECT DISTINCT customer_id, bill_cycle FROM acted WHERE reversal IN ('wait', 'manual');
+SELECT DISTINCT l.customer_id, l.bill_cycle
+FROM line l JOIN verdict d ON d.line_id = l.rowid
+WHERE d.reversal IN ('wait', 'manual');
 
-CREATE OR REPLACE TEMP TABLE planned AS
+-- The plan, a line each, in the order of its key.
 WITH reasoned AS (
-    SELECT a.*, c.void_back_by, c.refund_back_by, b.amount_minor AS rebilled_minor,
+    SELECT l.*, d.reversal, d.reversal_reason, d.refundable_minor, c.void_back_by, c.refund_back_by,
         CASE
-            WHEN a.nth > 1 THEN 'with_first_charge'
-            WHEN NOT a.has_right_bill THEN 'no_right_bill'
-            WHEN a.unusable IS NOT NULL THEN 'right_bill_' || a.unusable
+            WHEN l.nth > 1 THEN 'with_first_charge'
+            WHEN NOT l.has_right_bill THEN 'no_right_bill'
+            WHEN l.unusable IS NOT NULL THEN 'right_bill_' || l.unusable
             WHEN b.state IN ('unknown', 'sent') THEN 'rebill_unknown'
-            WHEN b.state = 'succeeded' AND b.amount_minor = a.right_minor THEN 'already_rebilled'
+            WHEN b.state = 'succeeded' AND b.amount_minor = l.right_minor THEN 'already_rebilled'
             WHEN b.state = 'succeeded' THEN 'rebilled_another_amount'
-            WHEN a.right_minor < 0 THEN 'credit_carried'
-            WHEN a.right_minor = 0 THEN 'zero_bill'
-            WHEN a.has_right_charge THEN 'equal_left_alone'
+            WHEN l.right_minor < 0 THEN 'credit_carried'
+            WHEN l.right_minor = 0 THEN 'zero_bill'
+            WHEN d.has_right_charge THEN 'equal_left_alone'
             WHEN o.customer_id IS NOT NULL THEN 'reversal_open'
-            WHEN a.operation_id IS NULL AND NOT $charge_missing THEN 'not_in_import'
+            WHEN l.operation_id IS NULL AND NOT $charge_missing THEN 'not_in_import'
             WHEN b.state = 'declined' THEN 'declined_before'
-            WHEN a.operation_id IS NULL THEN 'was_never_charged'
+            WHEN l.operation_id IS NULL THEN 'was_never_charged'
             ELSE 'right_amount'
         END AS rebill_reason
-    FROM acted a
-    LEFT JOIN rebilled b ON b.customer_id = a.customer_id AND b.bill_cycle = a.bill_cycle
-    LEFT JOIN open_bill o ON o.customer_id = a.customer_id AND o.bill_cycle = a.bill_cycle
-    LEFT JOIN clock c ON c.payment_method = a.payment_method AND c.issuer = a.issuer
+    FROM line l
+    JOIN verdict d ON d.line_id = l.rowid
+    LEFT JOIN rebilled b ON b.customer_id = l.customer_id AND b.bill_cycle = l.bill_cycle
+    LEFT JOIN open_bill o ON o.customer_id = l.customer_id AND o.bill_cycle = l.bill_cycle
+    LEFT JOIN clock c ON c.payment_method = l.payment_method AND c.issuer = l.issuer
 ), decided AS (
     SELECT *,
         CASE
@@ -108,4 +110,5 @@ SELECT
     CASE WHEN rebill = 'rebill' THEN right_token END AS rebill_token,
     CASE reversal WHEN 'void' THEN void_back_by WHEN 'refund' THEN refund_back_by END AS money_back_by
 FROM decided
-WHERE NOT $is_successor OR reversal <> 'none' OR rebill <> 'no_rebill';
+WHERE NOT $is_successor OR reversal <> 'none' OR rebill <> 'no_rebill'
+ORDER BY customer_id, bill_cycle, occurrence
