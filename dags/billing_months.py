@@ -61,8 +61,7 @@ class BillingMonths(Timetable):
         first = last.end if last else self._first_of_month(restriction.earliest)
         if first > self._first_of_month(restriction.latest):
             return None
-        month = _month(first)
-        return DagRunInfo.interval(start=month.start, end=month.end)
+        return DagRunInfo(run_after=first, data_interval=_month(first))  # Airflow names a run after its `run_after`
 
     def _first_of_month(self, instant: datetime) -> DateTime:
         day = instant.astimezone(ZoneInfo(self.timezone))

@@ -27,6 +27,7 @@ PREFIX = "/makegood"
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
     ".parquet": "application/vnd.apache.parquet",
     ".css": "text/css",
     ".js": "text/javascript",
@@ -34,7 +35,7 @@ MEDIA_TYPES = {
     ".gif": "image/gif",
     ".svg": "image/svg+xml",
 }
-"""What is handed out: reports, quarantine files and Great Expectations' pages; nothing else that may lie there."""
+"""What is handed out: reports, their data, quarantine files and Great Expectations' pages; nothing else that may lie there."""
 
 OWN_PAGE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-src 'self'; form-action 'self'; frame-ancestors 'self'"
 """Our pages need no script and nothing from outside."""

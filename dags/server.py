@@ -9,6 +9,7 @@ Ctrl-C (or SIGTERM) stops every process, and the embedded PostgreSQL with the la
 
 import argparse
 import contextlib
+import fcntl
 import json
 import secrets
 import shlex
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import psycopg
@@ -92,11 +93,12 @@ def running_airflow(settings: Settings, *, port: int | None = None) -> Iterator[
         port: where to listen; None takes `PORT`, or a free one if that is taken.
 
     Raises:
-        FatalError: a component ends or does not become healthy; the message names its log.
+        FatalError: it runs already, a component ends or does not become healthy; the message names its log.
     """
-    server = open_makegood(settings=settings).server
     home = settings.home / "airflow"
     (home / "logs").mkdir(parents=True, exist_ok=True)
+    lock = _lock(home / "lock")
+    server = open_makegood(settings=settings).server
     passwords = {name: _kept_secret(settings.home / "logins" / f"airflow-{name}") for name in USERS}
     environment = _environment(settings, home, server.pipeline_url, server.url("airflow", database="airflow"), port or _free_port())
     _write_secret(home / "passwords.json", json.dumps(passwords))
@@ -111,6 +113,18 @@ def running_airflow(settings: Settings, *, port: int | None = None) -> Iterator[
         yield airflow
     finally:
         _stop(processes)
+        lock.close()
+
+
+def _lock(path: Path) -> IO:
+    """Be the only Airflow of this installation for as long as the file is open."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FatalError(f"Airflow is running here already ({path.parent}); stop it first, or choose another MAKEGOOD_HOME") from None
+    return file
 
 
 # -- settings and secrets -------------------------------------------------------------------------------------------
@@ -168,7 +182,7 @@ def _free_port() -> int:
     raise FatalError("no port of 127.0.0.1 can be listened on")
 
 
-def _kept_secret(path: Path, make: Any = lambda: secrets.token_urlsafe(18)) -> str:
+def _kept_secret(path: Path, make: Any = lambda: secrets.token_urlsafe(32)) -> str:
     """The secret in `path`, made the first time."""
     if not path.exists():
         _write_secret(path, make())

@@ -115,6 +115,11 @@ class Api:
             tasks.setdefault(task["task_id"], []).append(task["state"])
         return Night(dag_id, run_id, self.call("GET", path)["state"], tasks)
 
+    def clear(self, night: Night, *task_ids: str) -> None:
+        """Have tasks of a run done again."""
+        body = {"dag_run_id": night.run_id, "task_ids": task_ids, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+        assert self.call("POST", f"/api/v2/dags/{night.dag_id}/clearTaskInstances", body)["total_entries"] >= len(task_ids)
+
     def returned(self, night: Night, task_id: str) -> Any:
         path = f"/api/v2/dags/{night.dag_id}/dagRuns/{urllib.parse.quote(night.run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", f"{path}?stringify=false")["value"]
@@ -246,7 +251,7 @@ def test_another_month_is_verified_and_charges_nobody_until_two_people_agree(her
     assert here.approver.answer(run_id, "second_person", "Release", "agreed") == 200
     decided = here.operator.finish("decide_held_run", run_id)
     assert decided.state == "success" and len(decided.tasks["send_wave"]) == 2
-    assert here.makegood.register.standing(landed).releasers == ("approver", "operator")
+    assert set(here.makegood.register.standing(landed).releasers) == {"approver", "operator"}
     charged = here.operator.returned(decided, "charged")
     assert here.operations() == {landed: charged["charged"] + charged["declined"]}
     assert len(here.authorised()) == charged["charged"] > CUSTOMERS // 2
@@ -271,13 +276,7 @@ def test_cleared_sending_tasks_move_no_money(here):
     runs = here.operator.call("GET", "/api/v2/dags/charge_run/dagRuns?order_by=start_date")["dag_runs"]
     [night] = [n for run in runs if "send_wave" in (n := here.operator.look("charge_run", run["dag_run_id"])).tasks
                and len(n.tasks["send_wave"]) > 1]  # fmt: skip
-    cleared = here.operator.call(
-        "POST",
-        "/api/v2/dags/charge_run/clearTaskInstances",
-        {"dag_run_id": night.run_id, "task_ids": ["prepare_waves", "canary", "send_wave", "charged"], "dry_run": False,
-         "only_failed": False, "reset_dag_runs": True},
-    )  # fmt: skip
-    assert cleared["total_entries"] >= 5
+    here.operator.clear(night, "prepare_waves", "canary", "send_wave", "charged")
     again = here.operator.finish("charge_run", night.run_id)
     assert again.state == "success" and again.ended_at("charged")
     assert here.authorised() == before and here.operations() == operations
@@ -296,6 +295,7 @@ def test_a_backfill_over_a_charged_and_an_uncharged_month_is_two_runs_and_charge
     for reprocess in ("none", "completed"):
         here.operator.call("POST", "/api/v2/backfills", asked | {"reprocess_behavior": reprocess})
         runs = here.operator.call("GET", "/api/v2/dags/charge_history/dagRuns?order_by=logical_date")["dag_runs"]
+        assert [run["dag_run_id"][:17] for run in runs] == [f"backfill__{uncharged}", f"backfill__{charged}"]
         assert [run["logical_date"][:7] for run in runs] == [str(uncharged), str(charged)]
         nights = [here.operator.finish("charge_history", run["dag_run_id"]) for run in runs]
         assert all(night.ended_at("verify") and night.ended_at("verified_not_charged") for night in nights)
@@ -311,12 +311,34 @@ def test_a_backfill_started_on_the_command_line_is_read_as_the_same_months(here)
     assert f"{month}-01" in said and str(here.this_month.plus(-1)) not in said
 
 
+def test_a_broken_stop_rule_stops_all_sending_until_a_person_resumes(here):
+    month = here.this_month.plus(-2)
+    landed = here.makegood.lake.runs(str(month))[-1].run_id
+    for person in ("operator", "approver"):
+        here.makegood.decide_for_airflow_user(landed, kind="release", reason="never charged", user=person)
+    before = len(here.authorised())
+    with here.makegood.rail() as rail:
+        rail.adjust(insufficient_funds=1)
+    night = here.operator.run("charge_run", billing_period=str(month))
+    with here.makegood.rail() as rail:
+        rail.adjust(insufficient_funds=0)
+    assert night.state == "failed" and night.tasks["canary"] == ["failed"]
+    assert night.tasks["charged"] == ["upstream_failed"] and night.ended_at("report")
+    assert here.makegood.register.stopped_by() is not None and len(here.authorised()) == before
+    here.makegood.resume("the acquirer had a fault; it is over")
+    here.operator.clear(night, "canary", "send_wave", "charged", "report")
+    assert here.operator.finish("charge_run", night.run_id).state == "success"
+    assert len(here.authorised()) == before + here.operator.returned(night, "charged")["charged"] > before
+
+
 def test_a_report_is_for_people_who_are_logged_in(here, held, held_run):
     report = f"/makegood/reports/{held_run}/report.html"
     of_run = f"/makegood/dags/charge_run/report?run_id={urllib.parse.quote(held.run_id)}"
     for path in (report, of_run, f"/makegood/runs/{held_run}", "/makegood/reports/index.html"):
         assert here.anonymous.status("GET", path) == 401, path
         assert here.analyst.status("GET", path) == 200, path
+    assert here.analyst.status("GET", f"/makegood/reports/{held_run}/data_docs/index.html") == 200
+    assert here.anonymous.status("GET", f"/makegood/reports/{held_run}/quarantine.parquet") == 401
     page = here.analyst.text(report)[1]
     assert held_run in page and "<script" not in page
     assert f"/makegood/reports/{held_run}/report.html" in here.analyst.text(of_run)[1]
@@ -327,7 +349,7 @@ def test_a_report_is_for_people_who_are_logged_in(here, held, held_run):
     "path",
     [
         "../logins/operator", "%2e%2e/logins/operator", "..%2flogins%2foperator", "{run}/../../logins/operator", "/etc/passwd",
-        "%2fetc%2fpasswd", "{run}/verification.json", "{run}/.hidden.html", "{run}", "{run}/..%5c..%5clogins%5coperator",
+        "%2fetc%2fpasswd", "{run}/report.html/..", "{run}/.hidden.html", "{run}", "2005-09-000000000000/report.html", "{run}/..%5c..%5clogins%5coperator",
     ],
 )  # fmt: skip
 def test_no_path_leads_out_of_the_reports(here, held_run, path):
