@@ -64,4 +64,6 @@ with DAG(
     held, not_charged = stages.held(judged), stages.verified_not_charged(judged)
     stages.gate(asked, judged) >> [prepared, held, not_charged]
 
-    [last, held, not_charged] >> stages.report("{{ (ti.xcom_pull('extract') or {}).get('run_id') or '' }}").as_teardown()
+    [last, held, not_charged] >> stages.report(
+        "{{ (ti.xcom_pull('extract') or {}).get('run_id') or '' }}"
+    ).as_teardown()

@@ -57,21 +57,30 @@ class PersonDecides(HITLOperator):
         """
         makegood, run_id = open_installation(), context["params"]["run_id"]
         if event.get("error_type") == "timeout":
-            makegood.register.audit("unanswered", run_id, {"task": self.task_id, "waited_hours": PATIENCE.total_seconds() / 3600})
+            makegood.register.audit(
+                "unanswered", run_id, {"task": self.task_id, "waited_hours": PATIENCE.total_seconds() / 3600}
+            )
         answer = super().execute_complete(context, event)
         person, [choice] = answer["responded_by_user"]["id"], answer["chosen_options"]
         reason = (answer["params_input"].get("reason") or "").strip()
         if not reason:
-            raise GateClosed(f"{person} answered {choice} without a reason; nothing was recorded. Trigger this DAG again")
+            raise GateClosed(
+                f"{person} answered {choice} without a reason; nothing was recorded. Trigger this DAG again"
+            )
         state = makegood.decide_for_airflow_user(run_id, kind=RECORDED_AS[choice], reason=reason, user=person)
         if choice == REJECT:
-            raise GateClosed(f"{run_id} was rejected by {person}: {reason}. Nothing was sent; have a corrected file sent")
+            raise GateClosed(
+                f"{run_id} was rejected by {person}: {reason}. Nothing was sent; have a corrected file sent"
+            )
         return state
 
 
 def _in_words(stake: dict[str, Any], why: str) -> str:
     """What the person sees: counts, amounts and findings; no customer."""
-    findings = "\n".join(f"* {text}" for text in stake["findings"]) or "* no finding: the billing calendar expects another period"
+    findings = (
+        "\n".join(f"* {text}" for text in stake["findings"])
+        or "* no finding: the billing calendar expects another period"
+    )
     return (
         f"**{stake['customers']:,} charges, {stake['amount']}** of {stake['billing_period']} would be sent to the acquirer.\n\n"
         f"Asked because: {why}\n\n"

@@ -29,14 +29,18 @@ BY_ERROR_CLASS = ExceptionRetryPolicy(
             action=RetryAction.FAIL,
             reason="the data failed, or nobody with the right to has released it: trying again cannot help",
         ),
-        RetryRule(exception=FatalError, action=RetryAction.FAIL, reason="a person must look before anything else is tried"),
+        RetryRule(
+            exception=FatalError, action=RetryAction.FAIL, reason="a person must look before anything else is tried"
+        ),
         RetryRule(
             exception=OutcomeUnknown,
             action=RetryAction.RETRY,
             retry_delay=LOOK_UP_DELAY,
             reason="something was sent and not answered: it is looked up, never sent again",
         ),
-        RetryRule(exception=RetriableError, action=RetryAction.RETRY, reason="the world failed: the same call is made again"),
+        RetryRule(
+            exception=RetriableError, action=RetryAction.RETRY, reason="the world failed: the same call is made again"
+        ),
     ]
 )
 """Error class -> retry. Anything else (a lost worker, a bug) is retried too: every stage may be repeated as it is."""

@@ -48,7 +48,9 @@ COMMENT_BYTES_MAX = 4_000
 
 RunId = Annotated[str, PathParameter(pattern=RUN_ID_PATTERN)]
 
-app = FastAPI(title="Makegood reports", dependencies=[Depends(requires_authenticated())], docs_url=None, openapi_url=None)
+app = FastAPI(
+    title="Makegood reports", dependencies=[Depends(requires_authenticated())], docs_url=None, openapi_url=None
+)
 
 
 @app.get("/reports/{path:path}")
@@ -88,7 +90,9 @@ def of_dag_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
 def _charges_of(run: DagRun, session: SessionDep) -> str | None:
     named = (run.conf or {}).get("run_id")
     if named is None:
-        landed = session.scalar(XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids="extract", key="return_value"))
+        landed = session.scalar(
+            XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids="extract", key="return_value")
+        )
         value = XComModel.deserialize_value(landed) if landed else None
         named = value.get("run_id") if isinstance(value, dict) else None
     return named if isinstance(named, str) and re.fullmatch(RUN_ID_PATTERN, named) else None
@@ -108,7 +112,9 @@ def with_review(run_id: RunId) -> Response:
         f'<label>Mark as reviewed: <input name="comment" required maxlength="500" size="60" placeholder="what you found"></label>'
         f"<button>Reviewed</button></form>"
     )
-    body = f'{form}<ul>{reviews}</ul><iframe src="{PREFIX}/reports/{quote(run_id)}/report.html" title="Report"></iframe>'
+    body = (
+        f'{form}<ul>{reviews}</ul><iframe src="{PREFIX}/reports/{quote(run_id)}/report.html" title="Report"></iframe>'
+    )
     return _page(f"Report {run_id}", body)
 
 

@@ -41,7 +41,10 @@ DAGS = frozenset({"charge_run", "charge_history", "decide_held_run"})
 
 COMPONENTS = {
     "api-server": ["api-server"],
-    "scheduler": ["scheduler", "--skip-serve-logs"],  # logs are read as files: no log server, which would not stay on loopback
+    "scheduler": [
+        "scheduler",
+        "--skip-serve-logs",
+    ],  # logs are read as files: no log server, which would not stay on loopback
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
@@ -100,7 +103,9 @@ def running_airflow(settings: Settings, *, port: int | None = None) -> Iterator[
     lock = _lock(home / "lock")
     server = open_makegood(settings=settings).server
     passwords = {name: _kept_secret(settings.home / "logins" / f"airflow-{name}") for name in USERS}
-    environment = _environment(settings, home, server.pipeline_url, server.url("airflow", database="airflow"), port or _free_port())
+    environment = _environment(
+        settings, home, server.pipeline_url, server.url("airflow", database="airflow"), port or _free_port()
+    )
     _write_secret(home / "passwords.json", json.dumps(passwords))
     _write_secret(home / "environment", _as_shell(environment))
     _migrate(home, environment)
@@ -123,7 +128,9 @@ def _lock(path: Path) -> IO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise FatalError(f"Airflow is running here already ({path.parent}); stop it first, or choose another MAKEGOOD_HOME") from None
+        raise FatalError(
+            f"Airflow is running here already ({path.parent}); stop it first, or choose another MAKEGOOD_HOME"
+        ) from None
     return file
 
 
@@ -170,7 +177,9 @@ def _environment(settings: Settings, home: Path, pipeline_url: str, metadata_url
 
 def _as_shell(environment: dict[str, str]) -> str:
     """What a shell needs to use the `airflow` command with this installation."""
-    ours = {name: value for name, value in environment.items() if name.startswith(("AIRFLOW", "MAKEGOOD_", "PYTHONPATH"))}
+    ours = {
+        name: value for name, value in environment.items() if name.startswith(("AIRFLOW", "MAKEGOOD_", "PYTHONPATH"))
+    }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(ours.items()))
 
 
@@ -216,7 +225,9 @@ def _migrate(home: Path, environment: dict[str, str]) -> None:
         )  # fmt: skip
     if done.returncode:
         raise FatalError(f"Airflow's tables could not be made; {log} says why")
-    stamp.write_text(f"{version('apache-airflow-core')} {_revision(environment['AIRFLOW__DATABASE__SQL_ALCHEMY_CONN'])}")
+    stamp.write_text(
+        f"{version('apache-airflow-core')} {_revision(environment['AIRFLOW__DATABASE__SQL_ALCHEMY_CONN'])}"
+    )
 
 
 def _revision(metadata_url: str) -> str:
@@ -256,7 +267,9 @@ def _wait_until_ready(airflow: Airflow) -> None:
 
 def _known_dags(airflow: Airflow) -> set[str]:
     user = next(iter(USERS))
-    token = _get(f"{airflow.address}/auth/token", body={"username": user, "password": airflow.passwords[user]})["access_token"]
+    token = _get(f"{airflow.address}/auth/token", body={"username": user, "password": airflow.passwords[user]})[
+        "access_token"
+    ]
     return {dag["dag_id"] for dag in _get(f"{airflow.address}/api/v2/dags", token=token)["dags"]}
 
 
@@ -291,7 +304,7 @@ def _stop(processes: dict[str, subprocess.Popen]) -> None:
 # -- make airflow ---------------------------------------------------------------------------------------------------
 
 
-class _Stopped(Exception):  # noqa: N818 - no error
+class _Stopped(Exception):
     """Somebody asked us to stop."""
 
 

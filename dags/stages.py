@@ -89,7 +89,9 @@ def choose_month() -> Asked:
     context = get_current_context()
     start = context.get("data_interval_start")
     if start is None:
-        raise UsageError("this run has no data interval, so no month: trigger a backfill, or give a logical date in the month")
+        raise UsageError(
+            "this run has no data interval, so no month: trigger a backfill, or give a logical date in the month"
+        )
     return {
         "billing_period": str(BillingPeriod.of(start.in_timezone("UTC"))),
         "source": context["params"]["source"] or str(Settings.from_environment().source),
@@ -275,7 +277,9 @@ def _send(landed_run: str, as_of: str, wave: int) -> None:
             makegood.send_wave(landed_run, number)
     except SendingStopped as stopped:
         if makegood.register.stopped_by() is None:
-            makegood.stop(str(stopped))  # a broken stop rule holds for other runs and coming nights, until a person resumes
+            makegood.stop(
+                str(stopped)
+            )  # a broken stop rule holds for other runs and coming nights, until a person resumes
         raise
 
 

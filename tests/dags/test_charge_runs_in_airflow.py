@@ -117,8 +117,16 @@ class Api:
 
     def clear(self, night: Night, *task_ids: str) -> None:
         """Have tasks of a run done again."""
-        body = {"dag_run_id": night.run_id, "task_ids": task_ids, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
-        assert self.call("POST", f"/api/v2/dags/{night.dag_id}/clearTaskInstances", body)["total_entries"] >= len(task_ids)
+        body = {
+            "dag_run_id": night.run_id,
+            "task_ids": task_ids,
+            "dry_run": False,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        assert self.call("POST", f"/api/v2/dags/{night.dag_id}/clearTaskInstances", body)["total_entries"] >= len(
+            task_ids
+        )
 
     def returned(self, night: Night, task_id: str) -> Any:
         path = f"/api/v2/dags/{night.dag_id}/dagRuns/{urllib.parse.quote(night.run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
@@ -134,7 +142,9 @@ class Api:
         """Answer as this user once the question is put; returns the HTTP status."""
         self._until("decide_held_run", run_id, lambda night: night.tasks.get(task_id) == ["awaiting_input"])
         time.sleep(READING_SECONDS)
-        path = f"/api/v2/dags/decide_held_run/dagRuns/{urllib.parse.quote(run_id)}/taskInstances/{task_id}/-1/hitlDetails"
+        path = (
+            f"/api/v2/dags/decide_held_run/dagRuns/{urllib.parse.quote(run_id)}/taskInstances/{task_id}/-1/hitlDetails"
+        )
         return self.status("PATCH", path, {"chosen_options": [choice], "params_input": {"reason": reason}})
 
 
@@ -163,14 +173,21 @@ class Installation:
         with self.makegood.rail() as rail:
             rail.export_book(path)
         rows = pq.read_table(path, columns=["merchant_reference", "kind", "status"]).to_pylist()
-        return Counter(row["merchant_reference"] for row in rows if row["kind"] == "authorise" and row["status"] == "succeeded")
+        return Counter(
+            row["merchant_reference"] for row in rows if row["kind"] == "authorise" and row["status"] == "succeeded"
+        )
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("airflow")
     settings = replace(
-        Settings.from_environment(), home=home / "home", source=home / "source", database_url=None, login=None, password=None
+        Settings.from_environment(),
+        home=home / "home",
+        source=home / "source",
+        database_url=None,
+        login=None,
+        password=None,
     )
     this_month = BillingPeriod.of(datetime.now(settings.timezone).date())
     generate(settings.source, customers=CUSTOMERS, first_period=this_month.plus(-3), months=4)
@@ -231,7 +248,8 @@ def test_somebody_who_may_only_read_can_neither_answer_nor_start(here, held_run)
 
 def test_a_rejection_is_kept_and_ends_red(here, held_run):
     [waiting] = [
-        run["dag_run_id"] for run in here.operator.call("GET", "/api/v2/dags/decide_held_run/dagRuns?state=running")["dag_runs"]
+        run["dag_run_id"]
+        for run in here.operator.call("GET", "/api/v2/dags/decide_held_run/dagRuns?state=running")["dag_runs"]
     ]
     assert here.approver.answer(waiting, "first_person", "Reject", "these are an earlier month's amounts") == 200
     night = here.operator.finish("decide_held_run", waiting)
@@ -307,7 +325,9 @@ def test_a_backfill_started_on_the_command_line_is_read_as_the_same_months(here)
     month = here.this_month.plus(-2)
     command = [sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", "charge_history", "--from-date", f"{month}-01",
                "--to-date", str(month.last_day), "--dry-run", "--reprocess-behavior", "completed"]  # fmt: skip
-    said = subprocess.run(command, env=here.airflow.environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    said = subprocess.run(
+        command, env=here.airflow.environment, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     assert f"{month}-01" in said and str(here.this_month.plus(-1)) not in said
 
 
@@ -359,7 +379,10 @@ def test_no_path_leads_out_of_the_reports(here, held_run, path):
 
 
 def test_a_review_is_kept_under_the_name_of_whoever_is_logged_in(here, held_run):
-    path, comment = f"/makegood/runs/{held_run}/review", "comment=an+earlier+month%27s+amounts%3Cscript%3E&person=approver"
+    path, comment = (
+        f"/makegood/runs/{held_run}/review",
+        "comment=an+earlier+month%27s+amounts%3Cscript%3E&person=approver",
+    )
     assert here.anonymous.status("POST", path, comment) == 401
     assert here.analyst.status("POST", path, comment) == 200
     assert here.analyst.status("POST", path, "comment=++") == 422
@@ -383,13 +406,17 @@ except HITLTimeoutError:
                           capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
     assert done.stdout.splitlines()[-1:] == ["failed"], done.stderr[-2000:]
     with here.makegood.server.connect() as connection:
-        kept = connection.execute("SELECT count(*) FROM audit WHERE action = 'unanswered' AND subject = %s", (held_run,)).fetchone()
+        kept = connection.execute(
+            "SELECT count(*) FROM audit WHERE action = 'unanswered' AND subject = %s", (held_run,)
+        ).fetchone()
     assert kept == (1,)
 
 
 def _wait_for_backfill_to_close(api: Api) -> None:
     """A second backfill of a DAG is refused while the first is open."""
     deadline = time.monotonic() + RUN_SECONDS_MAX
-    while any(b["completed_at"] is None for b in api.call("GET", "/api/v2/backfills?dag_id=charge_history")["backfills"]):
+    while any(
+        b["completed_at"] is None for b in api.call("GET", "/api/v2/backfills?dag_id=charge_history")["backfills"]
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -70,7 +70,9 @@ def run_with_airflow(code: str, home: Path) -> dict:
         "MAKEGOOD_HOME": str(home / "home"),
         "PYTHONPATH": str(PROJECT_ROOT),
     }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -94,7 +96,9 @@ def test_an_operator_finds_documentation_on_every_dag_and_task(loaded):
         assert dag["doc"].startswith("# ") and "red" in dag["doc"], dag_id
         for task_id, task in dag["tasks"].items():
             assert task["doc"].startswith("### "), f"{dag_id}.{task_id}"
-            assert not any(line.startswith("    ") for line in task["doc"].splitlines()), f"{task_id}: Markdown would show code"
+            assert not any(line.startswith("    ") for line in task["doc"].splitlines()), (
+                f"{task_id}: Markdown would show code"
+            )
 
 
 def test_every_task_fails_or_retries_by_the_class_of_its_error(loaded):
