@@ -1,0 +1,244 @@
+"""Messages to customers: what is due by the books, worded from templates, handed to a channel, receipted.
+
+Belongs here: the outbox (`notice_due` and `notice` in the database), wording in bulk (`sql/notices.sql`), and the channel used
+by default: files in a folder. Does not: when anybody may be written to (`notify`). Contacts are read from the source's own
+file into memory and go nowhere else but into a message: not into the database, a log, a report or an exception.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from psycopg import sql
+
+from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.postgres import Server, conninfo
+from pipeline.core.money import MINOR_UNIT_EXPONENT
+from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
+from pipeline.errors import FatalError, RetriableError, UnreadableInput
+
+SMS_BYTES_MAX = 90
+"""EUC-KR bytes of a short message in Korea; longer ones go as LMS."""
+
+LMS_BYTES_MAX = 2_000
+"""EUC-KR bytes of a long message; a template that could exceed it is a mistake."""
+
+CONTACTS = "contacts.parquet"
+
+LANGUAGES = ("ko", "en")
+
+CONTACT_SCHEMA = pa.schema([(name, pa.string()) for name in ("customer_id", "phone", "email", "language")])
+
+KEY_SCHEMA = pa.schema([("customer_id", pa.string()), ("operation_id", pa.string()), ("channel", pa.string())])
+"""What a receipt is written from; no contact among it."""
+
+DUE_SCHEMA = pa.schema([
+    ("customer_id", pa.string()), ("operation_id", pa.string()), ("payment_method", pa.string()), ("amount_minor", pa.int64()),
+    ("currency", pa.string()), ("reason", pa.string()), ("effective_on", pa.date32()),
+])  # fmt: skip
+
+RECEIPT_COLUMNS = ["incident_id", "customer_id", "step", "operation_id", "channel", "receipt"]
+
+KIND_OF_STEP = {"void": "void", "refund": "refund", "rebill": "rebill", "rebill_declined": "rebill"}
+
+
+class Outbox:
+    """What an incident's customers have not been told yet.
+
+    Args:
+        plans: the lines of the incident's approved plans, newest first.
+        contacts: the source's contact file; None, or a path where there is none, reaches nobody.
+    """
+
+    def __init__(self, server: Server, incident_id: str, *, plans: list[pa.Table], contacts: Path | None) -> None:
+        self._server, self.incident_id = server, incident_id
+        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
+        self._give_contacts(contacts)
+        self._give_promises(plans)
+        currencies = {"currency": list(MINOR_UNIT_EXPONENT), "exponent": list(MINOR_UNIT_EXPONENT.values())}
+        self._database.register("exponent", pa.table(currencies))
+        self._database.register("template", templates())
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one to write to this incident's customers.
+
+        Raises:
+            RetriableError: somebody else is.
+        """
+        with self._server.connect() as connection:
+            connection.autocommit = True
+            name = f"makegood.notify.{self.incident_id}"
+            if not connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (name,)).fetchone()[0]:
+                raise RetriableError(f"{self.incident_id}: messages are being sent already; try again when that has finished")
+            yield
+
+    def _give_contacts(self, path: Path | None) -> None:
+        if path is None or not path.exists():
+            self._database.register("contact", CONTACT_SCHEMA.empty_table())
+            return
+        columns = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in CONTACT_SCHEMA.names)
+        try:
+            self._database.execute(
+                f"CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) {columns} FROM read_parquet(?)", [str(path)]
+            )
+        except duckdb.Error as error:  # its text could quote a value
+            needed = ", ".join(CONTACT_SCHEMA.names)
+            raise UnreadableInput(
+                f"{path.name} cannot be read ({type(error).__name__}): it is a Parquet file with the columns {needed}"
+            ) from None
+
+    def _give_promises(self, plans: list[pa.Table]) -> None:
+        """What the plans said to a customer; the newest one that says anything rules."""
+        needed = ["customer_id", "reversal", "money_back_by", "rebill", "rebill_reason"]
+        empty = pa.table({name: pa.array([], pa.date32() if name == "money_back_by" else pa.string()) for name in needed})
+        ages = [plan.select(needed).append_column("age", pa.repeat(age, plan.num_rows)) for age, plan in enumerate(plans)]
+        self._database.register("planned", pa.concat_tables(ages) if ages else empty.append_column("age", pa.array([], pa.int64())))
+        self._database.execute(
+            "CREATE TABLE promise AS SELECT customer_id, max(money_back_by) AS money_back_by,"
+            " bool_or(reversal IN ('void', 'refund')) AS is_undone,"
+            " bool_and(rebill = 'no_rebill') AND bool_or(rebill_reason IN ('zero_bill', 'credit_carried')) AS nothing_due"
+            " FROM (SELECT *, min(age) OVER (PARTITION BY customer_id) AS newest FROM planned) WHERE age = newest GROUP BY customer_id"
+        )
+        self._database.unregister("planned")
+
+    # -- what is due --------------------------------------------------------------------------------------------
+
+    def word(self, step: str) -> dict[str, int]:
+        """Find and word everything due of a step; returns `due`, `messages`, `without_contact`, `not_final_yet` (customers)."""
+        self._database.register("outcome_due", self._due(step))
+        self._database.register("still_open", self._still_open(step))
+        given = {"incident_id": self.incident_id, "step": step, "final_reasons": list(FINAL_REASONS), "sms_bytes": SMS_BYTES_MAX,
+                 "retry_days": RETRY_AFTER_DAYS[0]}  # fmt: skip
+        text = (resources.files("pipeline") / "sql" / "notices.sql").read_text(encoding="utf-8")
+        for statement in duckdb.extract_statements(text):
+            self._database.execute(statement, {key: given[key] for key in statement.named_parameters})
+        due, told, messages = self._database.execute(
+            "SELECT (SELECT count(DISTINCT customer_id) FROM outcome_due), (SELECT count(*) FROM told), (SELECT count(*) FROM message)"
+        ).fetchone()
+        return {"due": due, "messages": messages, "without_contact": told - messages, "not_final_yet": due - told}
+
+    def messages(self, start: int, count: int) -> pa.Table:
+        """Some of the messages worded last, in the order of customers."""
+        return self._database.execute(
+            "SELECT * EXCLUDE (place) FROM message WHERE place >= ? AND place < ? ORDER BY place", [start, start + count]
+        ).to_arrow_table()
+
+    def _due(self, step: str) -> pa.Table:
+        query = sql.SQL(
+            "SELECT customer_id, replace(operation_id::text, '-', ''), payment_method, amount_minor, currency, reason, effective_on"
+            " FROM notice_due WHERE incident_id = {} AND step = {}"
+        ).format(sql.Literal(self.incident_id), sql.Literal(step))
+        return fetch(conninfo(self._server.pipeline_url), query, DUE_SCHEMA)
+
+    def _still_open(self, step: str) -> pa.Table:
+        query = sql.SQL(
+            "SELECT DISTINCT o.customer_id FROM operation o WHERE o.incident_id = {} AND o.kind = {}"
+            " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
+        ).format(sql.Literal(self.incident_id), sql.Literal(KIND_OF_STEP[step]))
+        return fetch(conninfo(self._server.pipeline_url), query, pa.schema([("customer_id", pa.string())]))
+
+    # -- receipts -----------------------------------------------------------------------------------------------
+
+    def receipts(self, step: str) -> set[str]:
+        """The receipts recorded for a step."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT receipt FROM notice WHERE incident_id = %s AND step = %s", (self.incident_id, step)
+            ).fetchall()
+        return {row[0] for row in rows}
+
+    def record(self, step: str, keys: pa.Table, receipt: str) -> None:
+        """Keep that the customers of `keys` (`KEY_SCHEMA`) were told of a step, once each.
+
+        Raises:
+            FatalError: one of them had been told before; nothing was written.
+        """
+        table = keys.select(KEY_SCHEMA.names)
+        for name, value in (("incident_id", self.incident_id), ("step", step), ("receipt", receipt)):
+            table = table.append_column(name, pa.repeat(value, table.num_rows))
+        with self._server.connect() as connection:
+            copy_in(connection, "notice", table.to_batches(), RECEIPT_COLUMNS)
+
+    def told(self) -> dict[str, int]:
+        """Customers told, by step."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT step, count(*) FROM notice WHERE incident_id = %s GROUP BY step ORDER BY step", (self.incident_id,)
+            ).fetchall()
+        return dict(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSink:
+    """A `notify.Channel` into files: `<folder>/<incident>/<batch>.jsonl`, one message a line, readable by the owner alone.
+
+    A file appears whole or not at all, so its presence is the proof of delivery that a crash may have left unrecorded.
+    """
+
+    folder: Path
+    name: str = "local"
+
+    def batches(self, incident_id: str) -> list[str]:
+        """Names of the batches delivered for an incident, in order."""
+        return sorted(path.stem for path in (self.folder / incident_id).glob("[!.]*.jsonl"))
+
+    def deliver(self, incident_id: str, batch: str, messages: pa.Table) -> None:
+        """Write a batch of messages; the same batch twice is refused.
+
+        Raises:
+            FatalError: it was delivered before.
+        """
+        path = self.folder / incident_id / f"{batch}.jsonl"
+        if path.exists():
+            raise FatalError(f"{incident_id}: batch {batch} was delivered before; its receipts come first")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+        with duckdb.connect() as database:
+            database.register("messages", messages)
+            target = str(part).replace("'", "''")
+            database.execute(f"COPY messages TO '{target}' (FORMAT json, USE_TMP_FILE false)")
+        part.chmod(0o600)
+        part.replace(path)
+
+    def keys(self, incident_id: str, batch: str) -> pa.Table:
+        """Whom a delivered batch has told (`KEY_SCHEMA`), read from the file."""
+        with duckdb.connect() as database:
+            types = dict.fromkeys(KEY_SCHEMA.names, "VARCHAR")
+            return database.execute(
+                f"SELECT {', '.join(KEY_SCHEMA.names)} FROM read_json(?, format = 'newline_delimited', columns = {json.dumps(types)})",
+                [str(self.folder / incident_id / f"{batch}.jsonl")],
+            ).to_arrow_table()
+
+
+def templates() -> pa.Table:
+    """All templates as language, variant, text.
+
+    Raises:
+        FatalError: one holds a character that a Korean text message cannot, or is too long for one.
+    """
+    rows: list[dict[str, Any]] = []
+    for language in LANGUAGES:
+        folder = resources.files("pipeline") / "templates" / "notices" / language
+        for file in sorted(folder.iterdir(), key=lambda f: f.name):
+            text = file.read_text(encoding="utf-8")
+            try:
+                too_long = len(text.encode("euc-kr")) > LMS_BYTES_MAX // 2  # amounts, dates and a closing sentence come on top
+            except UnicodeEncodeError as error:
+                raise FatalError(f"notice {language}/{file.name}: {text[error.start]!r} cannot be sent as a text message") from None
+            if too_long:
+                raise FatalError(f"notice {language}/{file.name} is too long for a text message")
+            rows.append({"language": language, "variant": file.name.removesuffix(".txt"), "text": text})
+    return pa.Table.from_pylist(rows)
+
