@@ -15,9 +15,13 @@ from typing import Any
 
 from pipeline import approve as approve_stage
 from pipeline import assess as assess_stage
+from pipeline import cancel as cancel_stage
 from pipeline import extract as extract_stage
 from pipeline import incident as incident_stage
+from pipeline import notify as notify_stage
 from pipeline import plan as plan_stage
+from pipeline import rebill as rebill_stage
+from pipeline import refund as refund_stage
 from pipeline import release as release_stage
 from pipeline import report as report_stage
 from pipeline import verify as verify_stage
@@ -32,8 +36,10 @@ from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.lead_times import LeadTimes
 from pipeline.adapters.ledger import PostgresLedger
-from pipeline.adapters.plan_file import digest_of, lines_digest, write_plan
+from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox
+from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
 from pipeline.adapters.rails.practice import PracticeRail
+from pipeline.adapters.remedies import PlanInProgress
 from pipeline.adapters.runs import Register, history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
@@ -45,6 +51,7 @@ from pipeline.errors import FatalError, GateClosed, OutsideWindow, UsageError
 from pipeline.execution import Sender
 from pipeline.judge import load_suites
 from pipeline.ports import HistoryPeriod, LandedRun, PaymentRail, Progress, no_progress
+from pipeline.remedy import Guard, preview, require_live_states
 from pipeline.settings import Settings
 
 HISTORY_MONTHS = 12
@@ -509,6 +516,63 @@ class Makegood:
     def stated_impact(self, plan: PlanRecord) -> str:
         """What `plan` does, in one sentence with counts and amounts: what an approver reads."""
         return plan_stage.stated_impact(plan.summary)
+
+    # -- cancel, refund, rebill, notify -------------------------------------------------------------------------
+
+    def cancel(self, incident_id: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Void what the approved plan says and is still due; see `remedy.carry_out` for what comes back and is raised."""
+        return self._carry_out("cancel", incident_id, dry_run)
+
+    def refund(self, incident_id: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Refund what the approved plan says and is still due, and voids that came too late."""
+        return self._carry_out("refund", incident_id, dry_run)
+
+    def rebill(self, incident_id: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Charge the right amounts of the approved plan, to customers whose wrong charges are certainly undone."""
+        return self._carry_out("rebill", incident_id, dry_run)
+
+    def _carry_out(self, step: str, incident_id: str, dry_run: bool) -> dict[str, Any]:
+        plan = self.incidents.require_approved(incident_id, self._as_of)
+        names = {"incident_id": incident_id, "plan_digest": plan.plan_digest, "step": step}
+        window = plan.windows.rebill if step == "rebill" else plan.windows.reversal
+        guard = Guard(window, self._money_clock, self.settings.timezone, "rebills" if step == "rebill" else "reversals")
+        with contextlib.closing(PlanInProgress(self.server, plan, step, self.business_day)) as books:
+            if dry_run:
+                return names | {"dry_run": True} | preview(books)
+            self.register.audit(step, incident_id, {"plan": plan.plan_digest})
+            with self.rail() as rail:
+                rule = StopRule(amount_minor_max=plan.total_minor)
+                sender = Sender(self.ledger, rail, self.register, self.business_day, rule, self.progress)
+                if step == "rebill":
+                    return names | rebill_stage.rebill(books, sender=sender, guard=guard)
+                carry_out = cancel_stage.cancel if step == "cancel" else refund_stage.refund
+                return names | carry_out(books, sender=sender, guard=guard, live=require_live_states(rail))
+
+    def _money_clock(self) -> datetime:
+        """The instant windows are held against: the simulated one, else the database's."""
+        if self._as_of is not None:
+            return self._as_of
+        with self.server.connect() as connection:
+            return connection.execute("SELECT now()").fetchone()[0]
+
+    def notify(self, incident_id: str, *, dry_run: bool = False, in_quiet_hours: bool = False) -> dict[str, Any]:
+        """Tell the incident's customers what was done, once each; see `notify.notify`.
+
+        Raises:
+            OutsideWindow: these are quiet hours, and `in_quiet_hours` is not set.
+        """
+        incident = self.incidents.find(incident_id)
+        if not (dry_run or in_quiet_hours):
+            notify_stage.require_waking_hours(self.as_of, self.settings.timezone)
+        approved = [plan for plan in self.incidents.plans(incident_id) if plan.approver]
+        plans = [read_plan(self.settings.home / plan.file, plan.plan_digest).lines for plan in approved]
+        corrected = self.lake.find(incident.corrected_run)
+        contacts = Path(corrected.source) / CONTACTS if corrected and "://" not in corrected.source else None
+        with contextlib.closing(Outbox(self.server, incident_id, plans=plans, contacts=contacts)) as outbox:
+            sink = LocalSink(self.settings.home / "outbox")
+            return notify_stage.notify(outbox, sink, progress=self.progress, dry_run=dry_run)
+
+    # -- pages, imports and lines -------------------------------------------------------------------------------
 
     def render_incident(self, incident_id: str, **later: Any) -> Path:
         """Write the incident's page anew; returns its path.

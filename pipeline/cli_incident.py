@@ -4,6 +4,7 @@ Belongs here: arguments of these commands and what they print. Does not: any wor
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def add_commands(commands: Any) -> None:
     _add_looking(actions)
     _add_plan(actions)
     _add_decisions(actions)
+    _add_steps(actions)
+    _add_notify(actions)
 
 
 # -- open, show, list -----------------------------------------------------------------------------------------------
@@ -152,6 +155,53 @@ def _show_decided(result: dict) -> str:
     return f"plan {result['plan_digest'][:12]} is {result['state']} by {by}{until}: it {result['impact']}"
 
 
+# -- cancel, refund, rebill, notify ---------------------------------------------------------------------------------
+
+STEPS = {
+    "cancel": "void the wrong approvals that the acquirer has not acquired",
+    "refund": "refund the wrong charges that were acquired, and voids that came too late",
+    "rebill": "charge the right amounts, each customer after their wrong charges are certainly undone",
+}
+
+
+def _step(name: str, arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    result = getattr(open_app(arguments, progress), name)(arguments.incident, dry_run=arguments.dry_run)
+    return result, HELD if result["stopped"] else 0
+
+
+def _show_step(result: dict) -> str:
+    done, declined, unknown = (result[name]["count"] for name in ("done", "declined", "unknown"))
+    lines = [f"{result['incident_id']}: {result['step']}: {done:,} done, {declined:,} declined, {unknown:,} unknown"]
+    lines += [f"  {'would be sent' if _is_due(result, reason) else f'left, {_words(reason)}'}: {figures['count']:,}"
+              for reason, figures in result["left"].items()]  # fmt: skip
+    lines += [f"  otherwise than planned, {_words(kind)}: {figures['count']:,}" for kind, figures in result["deviations"].items()]
+    if unknown:
+        lines.append("  unknown ones are looked up when this command is called again; nothing is sent twice")
+    return "\n".join([*lines, *([f"  stopped: {result['stopped']}"] if result["stopped"] else [])])
+
+
+def _is_due(result: dict, reason: str) -> bool:
+    return result.get("dry_run", False) and reason == "not_sent"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _notify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
+    app = open_app(arguments, progress)
+    return app.notify(arguments.incident, dry_run=arguments.dry_run, in_quiet_hours=arguments.now), 0
+
+
+def _show_notify(result: dict) -> str:
+    lines = [f"{result['incident_id']}: told so far: " + (", ".join(f"{n:,} ({_words(s)})" for s, n in result["sent"].items()) or "nobody")]
+    lines += [f"  this time, {_words(step)}: " + ", ".join(f"{n:,} by {channel}" for channel, n in sorted(by.items()))
+              for step, by in result["now"].items()]  # fmt: skip
+    lines += [f"  not told, {_words(step)}: " + ", ".join(f"{n:,} {_words(why)}" for why, n in by.items())
+              for step, by in result["left"].items()]  # fmt: skip
+    return "\n".join(lines)
+
+
 # -- arguments ------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +281,29 @@ def _add_decisions(actions: Any) -> None:
             parser.add_argument("--reason", required=True, metavar="TEXT")
         with_clock(parser)
         with_login(parser)
+
+
+def _add_steps(actions: Any) -> None:
+    for name, about in STEPS.items():
+        parser = command(
+            actions, name, partial(_step, name), _show_step, about=f"{about}; by the approved plan, in its window alone",
+            examples=f"  makegood incident {name} {ID} --dry-run\n  makegood incident {name} {ID} --json",
+        )  # fmt: skip
+        parser.add_argument("incident", metavar="ID")
+        parser.add_argument("--dry-run", action="store_true", help="say where the step stands, send nothing")
+        with_clock(parser)
+
+
+def _add_notify(actions: Any) -> None:
+    parser = command(
+        actions, "notify", _notify, _show_notify,
+        about="tell customers what was done, once each, by text message or mail into the outbox folder",
+        examples=f"  makegood incident notify {ID} --dry-run\n  makegood incident notify {ID} --now",
+    )  # fmt: skip
+    parser.add_argument("incident", metavar="ID")
+    parser.add_argument("--dry-run", action="store_true", help="count what would be sent, send nothing")
+    parser.add_argument("--now", action="store_true", help="send in quiet hours (21:00 to 08:00) as well")
+    with_clock(parser)
 
 
 def _window(text: str | None) -> Window | None:
