@@ -45,7 +45,8 @@ class Reconciled:
         lines: settlement lines, each once.
         matched: by kind of operation: count and amount of lines that match.
         entered: operations entered as settled this time.
-        not_due: operations that no file speaks of and that need not be there yet, likewise.
+        not_due: operations that no file speaks of and that need not be there yet: count and amount.
+        waiting: all operations that no file speaks of, late or not, by scope.
         breaks: by kind: count, amount, by age, and the first by name.
         new_breaks, resolved: against the last time.
         exceptions: of files: `refused`, `duplicates` by name, `gaps`.
@@ -57,6 +58,7 @@ class Reconciled:
     matched: dict[str, dict[str, int]]
     entered: int
     not_due: dict[str, int]
+    waiting: dict[str, int]
     breaks: dict[str, dict[str, Any]]
     new_breaks: int
     resolved: int
@@ -118,6 +120,7 @@ def reconcile(
         matched=matched.matched,
         entered=kept["entered"],
         not_due={"count": not_due.num_rows, "amount_minor": pc.sum(not_due["amount_minor"]).as_py() or 0},
+        waiting={r["scope"]: r["scope_count"] for r in matched.unmatched.group_by("scope").aggregate([("scope", "count")]).to_pylist()},
         breaks=_told(breaks, today, holidays),
         new_breaks=kept["new_breaks"],
         resolved=kept["resolved"],

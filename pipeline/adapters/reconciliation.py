@@ -7,7 +7,7 @@ calling it again changes nothing.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -176,7 +176,8 @@ class Reconciliation:
         self._load("fact", self._facts(ids.to_arrow_table()))
         return (
             self._database.execute(
-                "SELECT kind, reference, coalesce(plan_scope, scope) AS scope, amount_minor, since, detail FROM every_break LEFT JOIN fact USING (operation_id)"
+                "SELECT kind, reference, coalesce(plan_scope, scope) AS scope, amount_minor, since, detail"
+                " FROM every_break LEFT JOIN fact USING (operation_id)"
                 " QUALIFY row_number() OVER (PARTITION BY kind, reference ORDER BY since) = 1 ORDER BY kind, reference"
             )
             .to_arrow_table()

@@ -180,7 +180,8 @@ _FIRST_PROBLEM = """
 SELECT line, problem FROM (SELECT row_number() OVER () AS line, problem FROM parsed) WHERE problem IS NOT NULL ORDER BY line LIMIT 1"""
 
 _FACTS = """
-SELECT count(*), count(problem), count(*) FILTER (is_set_aside), count(DISTINCT batch_number), min(batch_number), count(DISTINCT account), min(account),
+SELECT count(*), count(problem), count(*) FILTER (is_set_aside),
+    count(DISTINCT batch_number), min(batch_number), count(DISTINCT account), min(account),
     coalesce(sum(amount_minor) FILTER (NOT is_credit AND NOT is_set_aside), 0)::BIGINT,
     coalesce(sum(amount_minor) FILTER (is_credit AND NOT is_set_aside), 0)::BIGINT
 FROM parsed"""
