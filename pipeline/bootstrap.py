@@ -13,14 +13,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from pipeline import approve as approve_stage
 from pipeline import assess as assess_stage
 from pipeline import cancel as cancel_stage
+from pipeline import close as close_stage
 from pipeline import extract as extract_stage
 from pipeline import incident as incident_stage
+from pipeline import lookup as lookup_stage
 from pipeline import notify as notify_stage
 from pipeline import plan as plan_stage
+from pipeline import proof as proof_stage
 from pipeline import rebill as rebill_stage
+from pipeline import reconcile as reconcile_stage
 from pipeline import refund as refund_stage
 from pipeline import release as release_stage
 from pipeline import report as report_stage
@@ -28,6 +36,7 @@ from pipeline import verify as verify_stage
 from pipeline.adapters import postgres
 from pipeline.adapters.charge_import import ChargeImport, Imported, read_import
 from pipeline.adapters.charges_due import find_due
+from pipeline.adapters.closings import NAMED_SCHEMA, Closings
 from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.holiday_calendar import holidays_around
 from pipeline.adapters.incident_books import IncidentBooks
@@ -39,9 +48,12 @@ from pipeline.adapters.ledger import PostgresLedger
 from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox
 from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
 from pipeline.adapters.rails.practice import PracticeRail
+from pipeline.adapters.reconciliation import PlannedLines, Reconciliation
 from pipeline.adapters.remedies import PlanInProgress
 from pipeline.adapters.runs import Register, history_digest
+from pipeline.adapters.settlement_files import read_settlement_files
 from pipeline.adapters.sources import open_source
+from pipeline.adapters.timeline import facts_about
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import format_minor
 from pipeline.core.verdict import PEOPLE_NEEDED, Verification
@@ -572,6 +584,150 @@ class Makegood:
             sink = LocalSink(self.settings.home / "outbox")
             return notify_stage.notify(outbox, sink, progress=self.progress, dry_run=dry_run)
 
+    # -- reconcile, prove, close ------------------------------------------------------------------------------------
+
+    @cached_property
+    def closings(self) -> Closings:
+        return Closings(self.server)
+
+    def reconcile(self, incident_id: str) -> dict[str, Any]:
+        """Lay the incident's plans, the ledger and all settlement files side by side; see `reconcile.reconcile`."""
+        return self._reconcile(self.incidents.find(incident_id)).to_json()
+
+    def settle_day(self) -> dict[str, Any]:
+        """The daily settlement: look up what is unknown in any scope, then match all files with all operations."""
+        unknown = sorted({item["scope"] for item in self.ledger.unfinished() if item["state"] == "unknown"})
+        if unknown:
+            with self.rail() as rail, self.ledger.sending():
+                for scope in unknown:
+                    self._sender(rail).look_up_unknown(scope)
+        left = [item for item in self.ledger.unfinished() if item["state"] == "unknown"]
+        return self._reconcile(None).to_json() | {"looked_up": len(unknown), "unknown": left}
+
+    def _reconcile(self, incident: Incident | None) -> reconcile_stage.Reconciled:
+        incident_id = incident.incident_id if incident else None
+        plans = [p for p in self.incidents.plans(incident_id) if p.approver] if incident_id else []
+        holidays = holidays_around(self.business_day, timezone=self.settings.timezone, home=self.settings.home)
+        with self.rail() as rail:
+            files = read_settlement_files(rail.settle(), self.settings.timezone, self.progress)
+
+            def ask(payment_ids: Any, references: Any) -> tuple[Any, Any]:
+                return rail.states(payment_ids=payment_ids), rail.states(merchant_references=references)
+
+            with Reconciliation(self.server, incident_id=incident_id, today=self.business_day) as work:
+                return reconcile_stage.reconcile(
+                    work, files=files, plans=[self._planned(plan) for plan in plans], ask=ask, today=self.business_day,
+                    holidays=holidays, currency=files.lines["currency"][0].as_py() if files.lines.num_rows else "XXX",
+                )  # fmt: skip
+
+    def _planned(self, plan: PlanRecord) -> PlannedLines:
+        lines = read_plan(self.settings.home / plan.file, plan.plan_digest).lines
+        return PlannedLines(plan.number, lines, plan.windows.reversal.last, plan.windows.rebill.last)
+
+    def prove(self, incident_id: str) -> proof_stage.Proof:
+        """The conservation proof, from the source and the acquirer's own book as it is now."""
+        incident = self.incidents.find(incident_id)
+        return self._prove(incident, self.closings.named(incident))
+
+    def _prove(self, incident: Incident, named: pa.Table) -> proof_stage.Proof:
+        folder = self.settings.home / "incidents" / incident.incident_id
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.rail() as rail:
+            rail.export_book(folder / "book.parquet")
+        wrong = self._wrong_charges(incident)
+        proof = proof_stage.prove(
+            incident_id=incident.incident_id, book=folder / "book.parquet", wrong=wrong,
+            correct=self._landed(incident.corrected_run).path, named=named, issuers=incident.issuers,
+            other_incidents=[other.incident_id for other in self.incidents.incidents()],
+            currency=wrong["currency"][0].as_py() if wrong.num_rows else "XXX", timezone=self.settings.timezone,
+        )  # fmt: skip
+        (folder / PROOF_TEXT).write_text(proof.to_text(), encoding="utf-8")
+        pq.write_table(proof.items, folder / "proof-items.parquet")
+        return proof
+
+    def _wrong_charges(self, incident: Incident) -> pa.Table:
+        """What the source charged wrongly: the wrong run as it landed; of charges made elsewhere, what was imported."""
+        if incident.charge_scope.startswith("import-"):
+            charges = self.incident_books.wrong_charges(incident)
+            charges = charges.filter(pc.equal(charges["state"], "succeeded"))
+            period = pa.repeat(incident.billing_period, charges.num_rows)
+            return charges.append_column("billing_period", period).select(proof_stage.WRONG_SCHEMA.names)
+        with pq.ParquetFile(self._landed(incident.charge_scope).path) as file:
+            columns = [name for name in proof_stage.WRONG_SCHEMA.names if name not in ("occurrence", "payment_id")]
+            charges = file.read(columns=columns)
+        charges = charges.filter(pc.greater(charges["amount_minor"], 0))
+        if incident.issuers is not None:
+            charges = charges.filter(pc.is_in(charges["issuer"], pa.array(incident.issuers)))
+        charges = charges.append_column("occurrence", pa.repeat(pa.scalar(1, pa.int64()), charges.num_rows))
+        return charges.append_column("payment_id", pa.nulls(charges.num_rows, pa.string()))
+
+    def close(self, incident_id: str, *, accept_open: str | None = None) -> dict[str, Any]:
+        """Close an incident with its proof, and keep it as a case that the gate must hold from now on.
+
+        Args:
+            accept_open: why what is open by name is accepted and written off; takes a person's login.
+
+        Raises:
+            GateClosed: something is unknown, unsettled, broken, unexplained, or open and not accepted.
+            UsageError: a person must accept, and nobody is logged in.
+        """
+        incident = self.incidents.find(incident_id)
+        if incident.closed_at:
+            raise GateClosed(f"{incident_id} is closed already; its proof stands")
+        if accept_open and self.settings.login is None:
+            raise UsageError("who accepts? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+        reconciled = self._reconcile(incident)
+        close_stage.require_settled(
+            incident_id,
+            unfinished=self.closings.unfinished(incident),
+            waiting=sum(n for scope, n in reconciled.waiting.items()
+                        if scope == incident.charge_scope or scope.startswith(f"{incident_id}/")),
+            breaks=self.closings.open_breaks(incident),
+        )  # fmt: skip
+        named = self.closings.named(incident)
+        proof = self._prove(incident, named)
+        close_stage.require_proven(incident_id, proof, accepted=accept_open)
+        if accept_open and proof.count("open"):
+            self.closings.write_off(incident, effective_on=self.business_day)
+            proof = self._prove(incident, _written_off(proof.items, accept_open))
+        kept = self._keep_case(incident)
+        record = proof.to_json() | {"accepted_open": accept_open, "untold": self.closings.untold(incident)}
+        self.closings.close(incident, record, login=self.settings.login, password=self.settings.password)
+        folder = self.settings.home / "incidents" / incident_id
+        return {
+            "incident_id": incident_id, "state": "closed", "residual_minor": proof.residual_minor, "breaks": reconciled.break_count,
+            "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": record["untold"],
+            "regression_case": kept, "balances": self.closings.balances(incident), "book": str(folder / "book.parquet"),
+            "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(),
+        }  # fmt: skip
+
+    def _keep_case(self, incident: Incident) -> bool:
+        """Keep the wrong run with the history it was judged against; False for charges that no run of ours made."""
+        try:
+            judged = Verification.load(self.settings.reports / incident.charge_scope)
+        except FileNotFoundError:
+            return False
+        self.closings.keep_case(incident.incident_id, judged.run_id, [asdict(month) for month in judged.history])
+        return True
+
+    def regression(self) -> dict[str, Any]:
+        """Judge the wrong run of every closed incident by today's suites; returns the cases, and those the gate would let go."""
+        cases = []
+        for case in self.closings.cases():
+            history = [HistoryPeriod(m["billing_period"], m["run_id"], self._landed(m["run_id"]).path, m["standing"])
+                       for m in case["history"]]  # fmt: skip
+            verification = verify_stage.verify(
+                self._landed(case["wrong_run"]), history, engine=DuckDBEngine(), suites=load_suites(self.settings.suites),
+                report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of, progress=self.progress,
+            )  # fmt: skip
+            cases.append({"incident_id": case["incident_id"], "run_id": case["wrong_run"], "decision": verification.decision,
+                          "because": verification.findings[0].explanation if verification.findings else None})  # fmt: skip
+        return {"cases": cases, "released": [case["incident_id"] for case in cases if case["decision"] == "release"]}
+
+    def lookup(self, customer_id: str) -> dict[str, Any]:
+        """One customer's story in plain words, and what comes next; see `lookup.timeline`."""
+        return lookup_stage.timeline(customer_id, facts_about(self.server, customer_id))
+
     # -- pages, imports and lines -------------------------------------------------------------------------------
 
     def render_incident(self, incident_id: str, **later: Any) -> Path:
@@ -620,7 +776,16 @@ class Makegood:
         return back_by
 
 
+def _written_off(items: pa.Table, reason: str) -> pa.Table:
+    """Every open bill of a proof, as written off for `reason`."""
+    names = ["customer_id", "billing_period", "bill_cycle"]
+    bills = items.filter(pc.equal(items["verdict"], "open")).select(names)
+    bills = bills.append_column("reason", pa.repeat(reason, bills.num_rows))
+    return bills.append_column("is_written_off", pa.repeat(True, bills.num_rows)).cast(NAMED_SCHEMA)
+
+
 REPORT_NAME = "report.html"
+PROOF_TEXT = "proof.txt"
 INCIDENT_PAGE = "incident.html"
 
 

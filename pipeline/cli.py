@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    from pipeline import cli_incident  # it takes its tools from here
+    from pipeline import cli_control, cli_incident  # they take their tools from here
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -232,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sending(commands)
     cli_incident.add_commands(commands)
+    cli_control.add_commands(commands)
     _add_generators(commands)
     _add_administration(commands)
     return parser

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline import cli_control
 from pipeline.cli import HELD, command, open_app, with_clock, with_login
 from pipeline.core.money import format_minor
 from pipeline.core.window import Window
@@ -28,6 +29,7 @@ def add_commands(commands: Any) -> None:
     _add_decisions(actions)
     _add_steps(actions)
     _add_notify(actions)
+    cli_control.add_incident_commands(actions)
 
 
 # -- open, show, list -----------------------------------------------------------------------------------------------

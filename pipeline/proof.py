@@ -128,7 +128,7 @@ def prove(
         )
         others = pa.table({"incident_id": pa.array(sorted(set(other_incidents) - {incident_id}), pa.string())})
         connection.register("other_incidents", others)
-        connection.read_parquet(str(book)).create_view("book")
+        connection.read_parquet(str(book), hive_partitioning=False).create_view("book")
         _lay_out_correct(connection, correct, issuers)
         values = {"incident_id": incident_id, "attempts": ATTEMPTS_LOOKED_FOR, "months": MONTHS_LOOKED_FOR, "currency": currency,
                   "zone": timezone.key}  # fmt: skip
@@ -148,7 +148,7 @@ def _lay_out_correct(
     if isinstance(correct, pa.Table):
         connection.register("corrected_run", correct)
     else:
-        connection.read_parquet(str(correct)).create_view("corrected_run")
+        connection.read_parquet(str(correct), hive_partitioning=False).create_view("corrected_run")
     names = ", ".join(name for name, _ in _CHARGED)
     condition = "true"
     if issuers is not None:

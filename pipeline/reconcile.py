@@ -74,25 +74,26 @@ class Reconciled:
         result = {name: getattr(self, name) for name in self.__slots__}
         return result | {"day": str(self.day), "break_count": self.break_count}
 
-    def to_text(self) -> str:
-        """As a person reads it."""
-        lines = [f"{self.day}: {self.lines:,} settlement lines, {self.entered:,} operations newly entered as settled"]
-        lines += [f"  matched {kind:7} {f['count']:>10,}  {self._money(f['amount_minor']):>20}" for kind, f in self.matched.items()]
-        for name, figures in (("refunded by others", self.returned_elsewhere), ("not due yet", self.not_due)):
-            if figures["count"]:
-                lines.append(f"  {name}: {figures['count']:,}, {self._money(figures['amount_minor'])}")
-        lines.append(f"breaks: {self.break_count:,} ({self.new_breaks:,} new, {self.resolved:,} resolved)")
-        for kind, figures in self.breaks.items():
-            ages = ", ".join(f"{count:,} {bucket}" for bucket, count in figures["ages"].items())
-            lines.append(f"  {kind}: {figures['count']:,}, {self._money(figures['amount_minor'])} - {BREAK_KINDS[kind]} ({ages})")
-            lines += [f"    {item['reference']}  {self._money(item['amount_minor'])}  {item['detail']}" for item in figures["first"]]
-        for name in ("refused", "duplicates"):
-            lines += [f"file {file} {_EXCEPTION[name]} {why}" for file, why in self.exceptions[name].items()]
-        lines += [f"not here: {gap}" for gap in self.exceptions["gaps"]]
-        return "\n".join(lines)
 
-    def _money(self, amount_minor: int) -> str:
-        return format_minor(amount_minor, self.currency)
+def to_text(result: dict[str, Any]) -> str:
+    """`Reconciled.to_json` as a person reads it."""
+
+    def money(amount_minor: int) -> str:
+        return format_minor(amount_minor, result["currency"])
+
+    lines = [f"{result['day']}: {result['lines']:,} settlement lines, {result['entered']:,} operations newly entered as settled"]
+    lines += [f"  matched {kind:7} {f['count']:>10,}  {money(f['amount_minor']):>20}" for kind, f in result["matched"].items()]
+    for name, figures in (("refunded by others", result["returned_elsewhere"]), ("not due yet", result["not_due"])):
+        if figures["count"]:
+            lines.append(f"  {name}: {figures['count']:,}, {money(figures['amount_minor'])}")
+    lines.append(f"breaks: {result['break_count']:,} ({result['new_breaks']:,} new, {result['resolved']:,} resolved)")
+    for kind, figures in result["breaks"].items():
+        ages = ", ".join(f"{count:,} {bucket}" for bucket, count in figures["ages"].items())
+        lines.append(f"  {kind}: {figures['count']:,}, {money(figures['amount_minor'])} - {BREAK_KINDS[kind]} ({ages})")
+        lines += [f"    {item['reference']}  {money(item['amount_minor'])}  {item['detail']}" for item in figures["first"]]
+    for name, words in _EXCEPTION.items():
+        lines += [f"file {file} {words} {why}" for file, why in result["exceptions"][name].items()]
+    return "\n".join([*lines, *(f"not here: {gap}" for gap in result["exceptions"]["gaps"])])
 
 
 _EXCEPTION = {"refused": "is not read:", "duplicates": "has the same content as"}
@@ -120,7 +121,7 @@ def reconcile(
         matched=matched.matched,
         entered=kept["entered"],
         not_due={"count": not_due.num_rows, "amount_minor": pc.sum(not_due["amount_minor"]).as_py() or 0},
-        waiting={r["scope"]: r["scope_count"] for r in matched.unmatched.group_by("scope").aggregate([("scope", "count")]).to_pylist()},
+        waiting=_by_scope(matched.unmatched),
         breaks=_told(breaks, today, holidays),
         new_breaks=kept["new_breaks"],
         resolved=kept["resolved"],
@@ -128,6 +129,11 @@ def reconcile(
         returned_elsewhere=matched.returned_elsewhere,
         currency=currency,
     )
+
+
+def _by_scope(unmatched: pa.Table) -> dict[str, int]:
+    counts = unmatched.group_by("scope").aggregate([([], "count_all")]).to_pylist()
+    return {row["scope"]: row["count_all"] for row in counts}
 
 
 def _late(unmatched: pa.Table, today: date, holidays: Set[date]) -> tuple[pa.Table, pa.Table]:
