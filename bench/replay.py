@@ -1,0 +1,84 @@
+"""The incident replayed - assess, plan, approve, cancel, refund, rebill, reconcile, close - beside a COPY of exactly the rows
+that the remediation leaves behind. Making the customers and charging them by mistake is not counted.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.copy_floor import REMEDIATION
+from bench.measure import MIB, Part, Scales, in_child
+from pipeline.ports import Progress
+from pipeline.settings import PROJECT_ROOT, inherited_environment
+
+FLOOR_IMPORTS = ("bench.copy_floor",)
+
+COMMAND = (sys.executable, "-m", "pipeline", "replay")
+
+NOT_COUNTED = ("start", "generate", "extract", "verify", "charge", "release")
+"""Stages whose names begin so come before there is an incident."""
+
+OPENED = "SELECT min(opened_at) FROM incident"
+
+SECONDS_MAX, MEMORY_GB_MAX = 120.0, 4.0
+
+
+def is_there() -> bool:
+    """Whether this checkout can replay an incident."""
+    asked = subprocess.run([*COMMAND, "--help"], cwd=PROJECT_ROOT, capture_output=True, check=False)
+    return asked.returncode == 0
+
+
+def run(home: Path, customers: int, rounds: int, progress: Progress) -> Part:
+    """Replay an incident of `customers` by the command, weigh its process tree, and copy its rows; once, whatever `rounds`."""
+    part = Part("replay", f"Replay: the wrong month of {customers:,} customers put right")
+    if not is_there():
+        part.notes = ["not there yet: this checkout has no replay"]
+        return part
+    fresh = home / "replay"
+    shutil.rmtree(fresh, ignore_errors=True)
+    progress("replay: ours", 0, 2)
+    story, peak = _replay(fresh, customers)
+    progress("replay: floor", 1, 2)
+    floor = in_child(
+        "bench.copy_floor:of_installation", imports=FLOOR_IMPORTS, home=fresh, tables=list(REMEDIATION), since=OPENED
+    ).answer
+    shutil.rmtree(fresh, ignore_errors=True)
+    counted = {
+        name: spent for name, spent in story["seconds"].items() if not name.startswith(NOT_COUNTED) and name != "total"
+    }
+    spent = sum(counted.values())
+    part.rows = [{"": name, "seconds": float(seconds), "rows": None} for name, seconds in counted.items()]
+    part.rows += [{"": "remediation", "seconds": float(spent), "rows": None}]
+    part.rows += [{"": "floor: COPY of its rows", "seconds": floor["seconds"], "rows": None}]
+    part.rows += [{"": f"  {name}", **{k: t[k] for k in ("seconds", "rows")}} for name, t in floor["tables"].items()]
+    part.goal("times the floor, at most 2", spent / floor["seconds"], most=2)
+    part.goal(f"seconds, at most {SECONDS_MAX:.0f} for 1,460,000 customers", spent, most=SECONDS_MAX)
+    part.goal("peak memory of the process tree in GB (PSS), at most 4", peak / 1e9, most=MEMORY_GB_MAX)
+    told = ("charged", "voided", "refunded", "rebilled", "held", "residual_minor", "breaks")
+    left_out = {name: round(spent, 2) for name, spent in story["seconds"].items() if name not in counted}
+    part.notes = [
+        ", ".join(f"{name} {_figure(story[name])}" for name in told if name in story),
+        f"not counted: {left_out}; peak {peak / MIB:,.0f} MB",
+    ]
+    return part
+
+
+def _replay(home: Path, customers: int) -> tuple[dict[str, Any], int]:
+    """What `makegood replay --json` says, and the most memory its process tree had."""
+    command = [*COMMAND, "--customers", str(customers), "--json"]
+    environment = inherited_environment() | {"MAKEGOOD_HOME": str(home)}
+    environment.pop("MAKEGOOD_DATABASE_URL", None)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, env=environment) as process:
+        with Scales(process.pid, home / "postgres") as scales:
+            answer = process.stdout.read()
+    if process.returncode:
+        raise RuntimeError("the replay failed; what it said is above")
+    return json.loads(answer), scales.peak_bytes
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
