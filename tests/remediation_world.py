@@ -77,6 +77,7 @@ class World:
         self.now = CHARGED
         self.rule = StopRule()
         self.incident = ""
+        self.made = 0
         for run_id in (self.run_id, self.corrected):
             self.register.record_run(LandedRun(run_id, PERIOD, str(folder), folder / "x", run_id, 1, 1, (), CHARGED))
 
@@ -187,6 +188,19 @@ class World:
         else:
             payment = self.payments()[customer.original]
             self.rail.happen(kind, pa.table({"payment_id": [payment]} | {name: [value] for name, value in columns.items()}))
+
+
+def people(world: World, count: int, **columns: Any) -> list[Customer]:
+    """`count` more customers, of this world alone; `columns` as in `Customer`."""
+    start, world.made = world.made, world.made + count
+    return [Customer(f"{world.run_id[-6:]}-{n:04d}", **columns) for n in range(start, world.made)]
+
+
+def charged_and_approved(world: World, customers: list[Customer]) -> None:
+    """The wrong charges of the 10th, and on the 11th an approved plan about them."""
+    world.charge(customers)
+    world.turn(ELEVENTH)
+    world.approve(customers)
 
 
 def _line(customer: Customer, payment_id: str | None) -> dict[str, Any]:

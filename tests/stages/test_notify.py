@@ -5,15 +5,16 @@ import stat
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox, templates
+from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.errors import OutsideWindow, UnreadableInput
 from pipeline.notify import notify, require_waking_hours
 from pipeline.ports import no_progress
-from tests.remediation_world import ELEVENTH, TWELFTH, Customer
-from tests.stages.test_remediation import charged_and_approved, people, world  # noqa: F401 - a fixture
+from tests.remediation_world import ELEVENTH, PERIOD, TWELFTH, Customer, charged_and_approved, people
 
 PHONE, EMAIL = "010-9999-7777", "planted.canary@example.com"
 
@@ -51,7 +52,7 @@ def contact(customer: Customer, language: str = "ko", **columns) -> dict:
     return {"customer_id": customer.customer_id, "phone": PHONE, "email": EMAIL, "language": language} | columns
 
 
-def test_each_customer_is_told_once_per_step_in_their_language(world):  # noqa: F811
+def test_each_customer_is_told_once_per_step_in_their_language(world):
     (korean,), (english,) = people(world, 1), people(world, 1, method="check_card")
     charged_and_approved(world, [korean, english])
     sent = Sent(world, [contact(korean), contact(english, "en", phone=None)])
@@ -63,17 +64,19 @@ def test_each_customer_is_told_once_per_step_in_their_language(world):  # noqa: 
     assert sent.notify()["now"] == {}
     assert sent.texts()[korean.customer_id] == [
         "[요금 안내] 올바른 요금 41,000원이 9월 12일에 결제되었습니다. 잘못 청구되었던 금액은 그 전에 취소 또는 환불되었습니다.",
-        "[요금 안내] 잘못 청구된 52,300원의 카드 승인이 취소되었습니다. 이 금액은 출금되지 않으며 고객님께서 하실 일은 없습니다. 불편을 드려 죄송합니다.",
+        "[요금 안내] 잘못 청구된 52,300원의 카드 승인이 취소되었습니다. 이 금액은 출금되지 않으며 고객님께서 하실 일은 없습니다."
+        " 불편을 드려 죄송합니다.",
     ]
     assert sent.texts()[english.customer_id] == [
         "[Billing] The right amount of KRW 41,000 was charged on 12 September 2023. The wrong charge was cancelled or refunded before.",
-        "[Billing] The wrong charge of KRW 52,300 was refunded. You have it back by 12 September 2023. You need not do anything. We apologise.",
+        "[Billing] The wrong charge of KRW 52,300 was refunded. You have it back by 12 September 2023. You need not do anything."
+        " We apologise.",
     ]
     by = {message["customer_id"]: (message["channel"], message["to"]) for message in sent.messages()}
     assert by == {korean.customer_id: ("lms", PHONE), english.customer_id: ("email", EMAIL)}
 
 
-def test_nothing_is_said_that_is_not_so(world):  # noqa: F811
+def test_nothing_is_said_that_is_not_so(world):
     late, disputed, poor, zero = people(world, 1) + people(world, 1, method="check_card") + people(world, 1) + people(world, 1, right=0)
     charged_and_approved(world, [late, disputed, poor, zero])
     sent = Sent(world, [contact(c, "en") for c in (late, disputed, poor, zero)])
@@ -92,7 +95,7 @@ def test_nothing_is_said_that_is_not_so(world):  # noqa: F811
     assert not [text for text in texts[late.customer_id] if "Nothing more is charged" in text]
 
 
-def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):  # noqa: F811
+def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):
     (first,) = people(world, 1, method="check_card")
     second = Customer(first.customer_id, method="check_card", occurrence=2)
     charged_and_approved(world, [first, second])
@@ -100,7 +103,11 @@ def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):  #
     world.rule = type(world.rule)(unknown_share_max=1.0)
     world.rail.adjust(timeout_after_accept=1)
     inquire = world.rail.inquire
-    world.rail.inquire = lambda references: inquire(references).slice(0, 1)
+    known = merchant_reference(
+        operation_id(kind="refund", incident_id=world.incident, billing_period=PERIOD, bill_cycle=1, occurrence=1, attempt=1,
+                     customer_id=first.customer_id)
+    )  # fmt: skip
+    world.rail.inquire = lambda references: (found := inquire(references)).filter(pc.equal(found["merchant_reference"], known))
     world.step("refund", ELEVENTH)
     world.step("refund", ELEVENTH)
     assert sent.notify()["left"] == {"refund": {"not_final_yet": 1}}
@@ -110,7 +117,7 @@ def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):  #
     assert [("104,600원" in text) for text in sent.texts()[first.customer_id]] == [True]
 
 
-def test_a_crash_between_delivery_and_receipt_tells_nobody_twice(world):  # noqa: F811
+def test_a_crash_between_delivery_and_receipt_tells_nobody_twice(world):
     customers = people(world, 5)
     charged_and_approved(world, customers)
     sent = Sent(world, [contact(c) for c in customers])
@@ -129,7 +136,7 @@ def test_a_crash_between_delivery_and_receipt_tells_nobody_twice(world):  # noqa
     assert len(sent.messages()) == 5
 
 
-def test_customers_without_a_contact_are_counted_and_heard_once_they_have_one(world):  # noqa: F811
+def test_customers_without_a_contact_are_counted_and_heard_once_they_have_one(world):
     customers = people(world, 3)
     charged_and_approved(world, customers)
     sent = Sent(world, [contact(customers[0]), contact(customers[1], phone="", email="")])
@@ -139,7 +146,7 @@ def test_customers_without_a_contact_are_counted_and_heard_once_they_have_one(wo
     assert Sent(world, [contact(c) for c in customers]).notify()["sent"] == {"void": 3}
 
 
-def test_a_contact_is_nowhere_but_in_the_message(world, caplog, capfd):  # noqa: F811
+def test_a_contact_is_nowhere_but_in_the_message(world, caplog, capfd):
     customers = people(world, 3)
     charged_and_approved(world, customers)
     sent = Sent(world, [contact(c) for c in customers])
@@ -163,7 +170,7 @@ def test_a_contact_is_nowhere_but_in_the_message(world, caplog, capfd):  # noqa:
     assert {stat.S_IMODE(path.stat().st_mode) for path in outbox.iterdir()} == {0o600}
 
 
-def test_nobody_is_woken(world):  # noqa: F811
+def test_nobody_is_woken(world):
     zone = world.settings.timezone
     evening = datetime(2023, 9, 11, 21, tzinfo=zone)
     with pytest.raises(OutsideWindow, match="--now"):
@@ -174,7 +181,7 @@ def test_nobody_is_woken(world):  # noqa: F811
     require_waking_hours(evening - timedelta(minutes=1), zone)
 
 
-def test_a_length_is_what_a_korean_network_counts(world):  # noqa: F811
+def test_a_length_is_what_a_korean_network_counts(world):
     customers = people(world, 1)
     charged_and_approved(world, customers)
     sent = Sent(world, [contact(customers[0])])

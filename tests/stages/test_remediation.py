@@ -1,6 +1,5 @@
 """Undoing and charging again, with a real database and a real acquirer process: nobody twice, nobody early, nobody forgotten."""
 
-import itertools
 from datetime import timedelta
 
 import pyarrow as pa
@@ -15,30 +14,9 @@ from tests.remediation_world import (
     TWELFTH,
     Customer,
     World,
+    charged_and_approved,
+    people,
 )
-
-NAMES = itertools.count(1)
-
-
-@pytest.fixture
-def world(settings, tmp_path):
-    world = World(settings, tmp_path, f"world {next(NAMES)}")
-    world.prefix = world.run_id[-6:]
-    yield world
-    world.rail.close()
-
-
-def people(world: World, count: int, **columns) -> list[Customer]:
-    """`count` customers of this world alone."""
-    start = getattr(world, "made", 0)
-    world.made = start + count
-    return [Customer(f"{world.prefix}-{n:04d}", **columns) for n in range(start, start + count)]
-
-
-def charged_and_approved(world: World, customers: list[Customer]) -> None:
-    world.charge(customers)
-    world.turn(ELEVENTH)
-    world.approve(customers)
 
 
 def counts(result: dict) -> tuple[int, int, int]:
