@@ -12,6 +12,7 @@ remediation's verbs). Each step is committed before the next begins:
 4. the answers are recorded with their entries; whatever got none is unknown: looked up, never sent again.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -199,6 +200,7 @@ class Sender:
 
     def _hand_over(self, ready: "_Ready") -> None:
         if not ready.handed_over:
+            require_as_written(ready.file)  # it has waited for the wave before; once recorded as handed over it must be sendable
             self.ledger.record_event(ready.batch_id, "handed_over")
         self.rail.submit(ready.file)
 
@@ -253,6 +255,20 @@ class _Ready:
     file: BatchFile
     batch_id: int
     handed_over: bool
+
+
+def require_as_written(file: BatchFile) -> None:
+    """Prove that the bytes on disk are those that were read back and matched.
+
+    Raises:
+        FatalError: they are not; nothing was sent.
+    """
+    with file.path.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+            raise FatalError(
+                f"{file.path.name} is not as it was written (its SHA-256 differs): somebody changed it, it was not sent."
+                " Calling again writes it anew"
+            )
 
 
 def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) -> None:
