@@ -8,4 +8,6 @@ server that `make airflow` starts. Does not: any rule of a stage or any state of
     charge_history.py    backfills: verify past months, charge nobody
     decide_held_run.py   two people decide on a run that was held
     stages.py            the tasks these three share
+    remediation.py       per incident: assess, plan, another person's approval, void, refund, rebill, reconcile, close
+    settlement.py        daily: the acquirer's files against the ledger
 """

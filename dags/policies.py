@@ -11,7 +11,7 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 from pipeline.errors import FatalError, GateClosed, OutcomeUnknown, RetriableError
 
 RETRIES = 3
-"""Times a failure of the world is tried again: with the delays below it is given about half an hour to recover."""
+"""Times a failure of the world is tried again: with the delays below it is given a quarter of an hour to recover."""
 
 RETRY_DELAY = timedelta(minutes=2)
 """Before the first retry; it doubles each time: a restart of the database or the acquirer takes about this long."""

@@ -7,7 +7,7 @@ Belongs here: who may read, which file a path means, who is recorded as reviewer
 import re
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -46,6 +46,10 @@ FOREIGN_PAGE = "sandbox allow-scripts; frame-ancestors 'self'"
 COMMENT_BYTES_MAX = 4_000
 """A review is a remark, not a document."""
 
+INCIDENT_ID_PATTERN = "^inc-[0-9]{4}-(0[1-9]|1[0-2])-[0-9a-f]{8}$"
+
+IncidentId = Annotated[str, PathParameter(pattern=INCIDENT_ID_PATTERN)]
+
 RunId = Annotated[str, PathParameter(pattern=RUN_ID_PATTERN)]
 
 app = FastAPI(
@@ -79,8 +83,11 @@ def find_file(reports: Path, path: str) -> Path | None:
 
 @app.get("/dags/{dag_id}/report", dependencies=[Depends(requires_access_dag(method="GET"))])
 def of_dag_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
-    """The report of the charges that a DAG run (`run_id` is Airflow's) was about."""
+    """The report of the charges, or the page of the incident, that a DAG run (`run_id` is Airflow's) was about."""
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+    incident_id = _returned(run, "open_incident", session).get("incident_id") if run else None
+    if isinstance(incident_id, str) and re.fullmatch(INCIDENT_ID_PATTERN, incident_id):
+        return RedirectResponse(f"{PREFIX}/incidents/{incident_id}", status_code=303)
     about = _charges_of(run, session) if run else None
     if about is None:
         return _page("No report yet", "<p>This run has landed no charges (yet), so there is no report.</p>")
@@ -90,12 +97,27 @@ def of_dag_run(dag_id: str, run_id: str, session: SessionDep) -> Response:
 def _charges_of(run: DagRun, session: SessionDep) -> str | None:
     named = (run.conf or {}).get("run_id")
     if named is None:
-        landed = session.scalar(
-            XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids="extract", key="return_value")
-        )
-        value = XComModel.deserialize_value(landed) if landed else None
-        named = value.get("run_id") if isinstance(value, dict) else None
+        named = _returned(run, "extract", session).get("run_id")
     return named if isinstance(named, str) and re.fullmatch(RUN_ID_PATTERN, named) else None
+
+
+def _returned(run: DagRun, task_id: str, session: SessionDep) -> dict[str, Any]:
+    """What a task of the run has returned; empty if nothing."""
+    found = session.scalar(
+        XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids=task_id, key="return_value")
+    )
+    value = XComModel.deserialize_value(found) if found else None
+    return value if isinstance(value, dict) else {}
+
+
+@app.get("/incidents/{incident_id}")
+def of_incident(incident_id: IncidentId) -> Response:
+    """The page of an incident: who was hurt, its plans and how far they are."""
+    page = Settings.from_environment().home / "incidents" / incident_id / "incident.html"
+    if not page.is_file():
+        return _page("No page yet", f"<p>There is no incident {incident_id}, or nothing was assessed yet.</p>")
+    headers = {"Content-Security-Policy": OWN_PAGE, "X-Content-Type-Options": "nosniff"}
+    return FileResponse(page, media_type=MEDIA_TYPES[".html"], headers=headers)
 
 
 @app.get("/runs/{run_id}")

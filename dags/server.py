@@ -36,7 +36,7 @@ from pipeline.settings import PROJECT_ROOT, Settings, inherited_environment
 USERS = {"operator": "user", "approver": "user", "analyst": "viewer"}
 """Airflow users and their roles: a `user` runs DAGs and answers, a `viewer` reads. Nobody is an administrator."""
 
-DAGS = frozenset({"charge_run", "charge_history", "decide_held_run"})
+DAGS = frozenset({"charge_run", "charge_history", "decide_held_run", "remediation", "settlement"})
 """What there must be before somebody is told that Airflow is ready."""
 
 COMPONENTS = {
@@ -140,39 +140,43 @@ def _lock(path: Path) -> IO:
 def _environment(settings: Settings, home: Path, pipeline_url: str, metadata_url: str, port: int) -> dict[str, str]:
     address = f"http://127.0.0.1:{port}"
     inherited = inherited_environment()
-    return inherited | {
-        "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
-        "PYTHONPATH": str(PROJECT_ROOT),
-        "NO_PROXY": ",".join(filter(None, [inherited.get("NO_PROXY"), "127.0.0.1", "localhost"])),
-        "MAKEGOOD_HOME": str(settings.home),
-        "MAKEGOOD_SOURCE": str(settings.source),
-        "MAKEGOOD_SUITES": str(settings.suites),
-        "MAKEGOOD_DATABASE_URL": pipeline_url,
-        "MAKEGOOD_LOGIN": "",  # tasks are nobody: a person is whoever answers in the pages
-        "MAKEGOOD_PASSWORD": "",
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "dags" / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": str(WORKERS),
-        "AIRFLOW__CORE__FERNET_KEY": _kept_secret(home / "fernet.key", _fernet_key),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_url,
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": metadata_url,  # psycopg is both
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "5",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": address,
-        "AIRFLOW__API__SECRET_KEY": _kept_secret(home / "api.key"),
-        "AIRFLOW__API__INSTANCE_NAME": "Makegood",
-        "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(home / "jwt.key"),
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
-        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-    }
+    return (
+        inherited
+        | {
+            "PATH": f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}",
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "NO_PROXY": ",".join(filter(None, [inherited.get("NO_PROXY"), "127.0.0.1", "localhost"])),
+            "MAKEGOOD_HOME": str(settings.home),
+            "MAKEGOOD_SOURCE": str(settings.source),
+            "MAKEGOOD_SUITES": str(settings.suites),
+            "MAKEGOOD_DATABASE_URL": pipeline_url,
+            "MAKEGOOD_LOGIN": "",  # tasks are nobody: a person is whoever answers in the pages
+            "MAKEGOOD_PASSWORD": "",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "dags" / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": str(WORKERS),
+            "AIRFLOW__CORE__FERNET_KEY": _kept_secret(home / "fernet.key", _fernet_key),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in USERS.items()),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_url,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": metadata_url,  # psycopg is both
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "5",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__BASE_URL": address,
+            "AIRFLOW__API__SECRET_KEY": _kept_secret(home / "api.key"),
+            "AIRFLOW__API__INSTANCE_NAME": "Makegood",
+            "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(home / "jwt.key"),
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",  # seconds; a run is a dozen short tasks, one after the other
+            "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        }
+    )
 
 
 def _as_shell(environment: dict[str, str]) -> str:

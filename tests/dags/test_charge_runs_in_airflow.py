@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 CUSTOMERS = 2_500
 """Three waves: the canary, the second small one, and one more."""
 
-RUN_SECONDS_MAX = 180
-"""No DAG run here takes half as long on an idle machine; a longer one hangs."""
+RUN_SECONDS_MAX = 240
+"""No DAG run here takes a quarter as long on an idle machine; a longer one hangs."""
 
 READING_SECONDS = 3
 """Nobody answers at once; an answer before the scheduler has noted that the task waits is asked for again, minutes later."""
@@ -365,13 +365,22 @@ def test_a_report_is_for_people_who_are_logged_in(here, held, held_run):
     assert "No report yet" in here.analyst.text("/makegood/dags/charge_run/report?run_id=manual__never")[1]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../logins/operator", "%2e%2e/logins/operator", "..%2flogins%2foperator", "{run}/../../logins/operator", "/etc/passwd",
-        "%2fetc%2fpasswd", "{run}/report.html/..", "{run}/.hidden.html", "{run}", "2005-09-000000000000/report.html", "{run}/..%5c..%5clogins%5coperator",
-    ],
-)  # fmt: skip
+OUTSIDE = (
+    "../logins/operator",
+    "%2e%2e/logins/operator",
+    "..%2flogins%2foperator",
+    "{run}/../../logins/operator",
+    "{run}/..%5c..%5clogins%5coperator",
+    "{run}/report.html/..",
+    "{run}/.hidden.html",
+    "{run}",
+    "2005-09-000000000000/report.html",
+    "/etc/passwd",
+    "%2fetc%2fpasswd",
+)
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
 def test_no_path_leads_out_of_the_reports(here, held_run, path):
     secret = (here.makegood.settings.home / "logins" / "operator").read_text()
     status, text = here.analyst.text(f"/makegood/reports/{path.format(run=held_run)}")
