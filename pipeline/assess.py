@@ -4,8 +4,10 @@ Belongs here: what the figures of the blast radius are. Does not: the classes th
 about them (`plan`). Counts and sums only; a customer is named by id alone, and only as an exception to be looked at.
 """
 
+import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.incident_words import CLASSES
@@ -49,6 +51,18 @@ class Assessment:
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name != "examples"}
+
+    def save(self, path: Path) -> None:
+        """Keep it in a file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Assessment":
+        """Read back what `save` kept."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def assess(incident_id: str, billing_period: str, lines: Lines) -> Assessment:

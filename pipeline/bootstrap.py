@@ -39,7 +39,7 @@ from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.closings import NAMED_SCHEMA, Closings
 from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.holiday_calendar import holidays_around
-from pipeline.adapters.incident_books import IncidentBooks
+from pipeline.adapters.incident_books import IncidentBooks, approved_payments
 from pipeline.adapters.incident_lines import LIVE_SCHEMA, IncidentLines, lay_out
 from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
 from pipeline.adapters.lake import ParquetLake
@@ -431,10 +431,15 @@ class Makegood:
         return incident.to_json() | assessment | taken
 
     def assess(self, incident_id: str) -> assess_stage.Assessment:
-        """Who was hurt, and by how much; asks no acquirer."""
+        """Who was hurt, and by how much; asks no acquirer. Keeps what it found for the incident's page."""
         incident = self.incidents.find(incident_id)
-        with self._lines(incident) as lines:
-            return assess_stage.assess(incident_id, incident.billing_period, lines)
+        with self._lines(incident, self.incident_books.wrong_charges(incident)) as lines:
+            assessment = assess_stage.assess(incident_id, incident.billing_period, lines)
+        assessment.save(self._assessment_file(incident))
+        return assessment
+
+    def _assessment_file(self, incident: Incident) -> Path:
+        return self.settings.home / "incidents" / incident.incident_id / f"assessment-{incident.corrected_run}.json"
 
     def plan(
         self,
@@ -458,26 +463,32 @@ class Makegood:
         windows = plan_stage.choose_windows(self.business_day, reversal=reversal, rebill=rebill)
         is_import = incident.charge_scope.startswith("import-")
         policy = plan_stage.Policy(leave_equal=leave_equal, charge_missing=not is_import)
-        with self.rail() as rail, self._lines(incident) as lines:
-            times, name = LeadTimes(self.settings.home), "practice" if rail.simulated else "adyen_batch"
+        times = LeadTimes(self.settings.home)
+        plans = self.incidents.plans(incident_id)
+        wrong = self.incident_books.wrong_charges(incident)
+        with self.rail() as rail:
+            name = "practice" if rail.simulated else "adyen_batch"
             plan_stage.require_timely(windows, rail=name, answer_days=times.answer_days(name))
-            payments = lines.payments()
-            live = rail.states(payment_ids=payments).select(LIVE_SCHEMA.names)
-            return plan_stage.plan(
-                incident,
-                lines,
-                facts=plan_stage.Facts(
-                    live=live,
-                    undone=self.incident_books.undone(incident),
-                    rebilled=self.incident_books.rebilled(incident),
-                    clock=self._clock(times, windows),
-                ),
-                windows=windows,
-                policy=policy,
-                plans=self.incidents.plans(incident_id),
-                lines_digest=lines_digest,
-                digest_of=digest_of,
-            )
+            answer = rail.ask_states(
+                payment_ids=approved_payments(wrong)
+            )  # it looks them up while the lines are laid out
+            with self._lines(incident, wrong) as lines:
+                del wrong
+                return plan_stage.plan(
+                    incident,
+                    lines,
+                    facts=plan_stage.Facts(
+                        live=answer().select(LIVE_SCHEMA.names),
+                        undone=self.incident_books.undone(incident, nothing_yet=not plans),
+                        rebilled=self.incident_books.rebilled(incident, nothing_yet=not plans),
+                        clock=self._clock(times, windows),
+                    ),
+                    windows=windows,
+                    policy=policy,
+                    plans=plans,
+                    lines_digest=lines_digest,
+                    digest_of=digest_of,
+                )
 
     def request_approval(self, draft: plan_stage.Draft, *, user: str | None = None) -> PlanRecord:
         """Store a plan, as asked for by the person whose login the settings carry, or by `user` whom Airflow authenticated."""
@@ -675,7 +686,9 @@ class Makegood:
         if incident.closed_at:
             raise GateClosed(f"{incident_id} is closed already; its proof stands")
         if accept_open and self.settings.login is None:
-            raise UsageError("who accepts? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person")
+            raise UsageError(
+                "who accepts? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
         reconciled = self._reconcile(incident)
         close_stage.require_settled(
             incident_id,
@@ -736,11 +749,14 @@ class Makegood:
         Args:
             later: what further steps have to say: `execution`, `reconciliation`, `proof`; see `report.write_incident`.
         """
+        incident = self.incidents.find(incident_id)
+        file = self._assessment_file(incident)
+        assessment = assess_stage.Assessment.load(file) if file.exists() else self.assess(incident_id)
         plans = self.incidents.plans(incident_id)
         return report_stage.write_incident(
-            self.settings.home / "incidents" / incident_id / INCIDENT_PAGE,
-            incident=self.incidents.find(incident_id).to_json(),
-            assessment=asdict(self.assess(incident_id)),
+            file.with_name(INCIDENT_PAGE),
+            incident=incident.to_json(),
+            assessment=asdict(assessment),
             plans=[plan.to_json() | {"impact": self.stated_impact(plan)} for plan in plans],
             **later,
         )
@@ -754,13 +770,11 @@ class Makegood:
         return ChargeImport(self.server).take_over(file, states, effective_on=self.business_day)
 
     @contextlib.contextmanager
-    def _lines(self, incident: Incident) -> Iterator[IncidentLines]:
+    def _lines(self, incident: Incident, wrong: pa.Table) -> Iterator[IncidentLines]:
         """The incident's charges beside the right bills."""
-        books = self.incident_books
         with lay_out(
-            billing_period=incident.billing_period, wrong=books.wrong_charges(incident),
-            elsewhere=books.charged_elsewhere(incident), corrected=self._landed(incident.corrected_run).path,
-            issuers=incident.issuers,
+            billing_period=incident.billing_period, wrong=wrong, elsewhere=self.incident_books.charged_elsewhere(incident),
+            corrected=self._landed(incident.corrected_run).path, issuers=incident.issuers,
         ) as lines:  # fmt: skip
             yield lines
 

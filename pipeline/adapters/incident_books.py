@@ -5,6 +5,7 @@ Belongs here: reading operations and outcomes for assessing and planning. Does n
 """
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import sql
 
 from pipeline.adapters.bulk import fetch
@@ -42,6 +43,11 @@ _WITH_STATE = sql.SQL(
 )
 
 
+def approved_payments(wrong: pa.Table) -> pa.Array:
+    """The acquirer's ids of the charges (`WRONG_SCHEMA`) that were approved."""
+    return wrong["payment_id"].filter(pc.equal(wrong["state"], "succeeded")).combine_chunks()
+
+
 class IncidentBooks:
     """Reads alone."""
 
@@ -70,8 +76,10 @@ class IncidentBooks:
         )
         return self._fetch(query, BILL_SCHEMA)
 
-    def undone(self, incident: Incident) -> pa.Table:
-        """The newest reversal of each charge in this incident (`UNDONE_SCHEMA`)."""
+    def undone(self, incident: Incident, *, nothing_yet: bool = False) -> pa.Table:
+        """The newest reversal of each charge in this incident (`UNDONE_SCHEMA`); with `nothing_yet` none, unasked."""
+        if nothing_yet:
+            return UNDONE_SCHEMA.empty_table()
         query = sql.SQL(
             "SELECT DISTINCT ON (o.original_id) replace(o.original_id::text, '-', ''), {state}, c.reason, o.amount_minor"
             " FROM {operations} WHERE o.incident_id = {incident} AND o.kind IN ('void', 'refund')"
@@ -80,8 +88,10 @@ class IncidentBooks:
         query = query.format(state=_STATE, operations=_WITH_STATE, incident=sql.Literal(incident.incident_id))
         return self._fetch(query, UNDONE_SCHEMA)
 
-    def rebilled(self, incident: Incident) -> pa.Table:
-        """The newest rebill of each bill in this incident (`REBILLED_SCHEMA`)."""
+    def rebilled(self, incident: Incident, *, nothing_yet: bool = False) -> pa.Table:
+        """The newest rebill of each bill in this incident (`REBILLED_SCHEMA`); with `nothing_yet` none, unasked."""
+        if nothing_yet:
+            return REBILLED_SCHEMA.empty_table()
         query = sql.SQL(
             "SELECT DISTINCT ON (o.customer_id, o.bill_cycle) o.customer_id, o.bill_cycle, {state}, o.amount_minor"
             " FROM {operations} WHERE o.incident_id = {incident} AND o.kind = 'rebill'"

@@ -60,11 +60,6 @@ class IncidentLines:
             .to_pylist()
         )
 
-    def payments(self) -> pa.Array:
-        """The acquirer's ids of the charges that were approved."""
-        table = self._connection.execute("SELECT payment_id FROM line WHERE state = 'succeeded'").to_arrow_table()
-        return table["payment_id"].combine_chunks()
-
     def instruments(self) -> list[tuple[str, str]]:
         """Payment methods and issuers that were charged."""
         rows = self._connection.execute(
@@ -79,7 +74,7 @@ class IncidentLines:
         """Decide every line: `PLAN_SCHEMA`, in the order of customer, cycle and occurrence, cut into waves.
 
         Args:
-            live: the acquirer's word on `payments()` (`LIVE_SCHEMA`).
+            live: the acquirer's word on each approved charge (`LIVE_SCHEMA`).
             undone, rebilled: what this incident has done already; see `sql/plan.sql`.
             clock: payment method and issuer to the days on which a void's and a refund's money is back.
         """
