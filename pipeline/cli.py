@@ -233,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sending(commands)
     cli_incident.add_commands(commands)
     cli_control.add_commands(commands)
+    cli_control.add_replay(commands)
     _add_generators(commands)
     _add_administration(commands)
     return parser

@@ -32,5 +32,8 @@ right=$(run_id)
 run release --run "$right" --as-of 2005-09-11
 run release --run "$right" --as-of 2005-09-11
 
+say "4. Had it escaped: September charged with July's amounts, then voided, refunded and rebilled on the 11th to 13th."
+run replay --source data/sample --period 2005-09 --charged-with 2005-07 --quiet
+
 say "Why September was held, for an analyst to read:"
 echo "$MAKEGOOD_HOME/reports/$held/report.html"

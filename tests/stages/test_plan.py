@@ -58,9 +58,9 @@ def test_the_full_original_is_undone_and_the_right_amount_charged_never_the_diff
 
 def test_a_check_card_refund_names_the_day_the_money_is_back_counted_over_chuseok(case):
     row = case.charged("c", 100, live="acquired", payment_method="check_card").bill("c", 70).line()
-    assert row["money_back_by"] == date(2023, 9, 21)
+    assert row["money_back_by"] == date(2023, 9, 13)
     late = Windows(Window(date(2023, 9, 26), date(2023, 9, 27)), Window(date(2023, 9, 27), date(2023, 9, 30)))
-    assert case.draft(windows=late).lines["money_back_by"][0].as_py() > date(2023, 10, 10)
+    assert case.draft(windows=late).lines["money_back_by"][0].as_py() == date(2023, 10, 4)
 
 
 def test_after_a_support_refund_only_the_rest_is_refunded(case):
@@ -403,12 +403,12 @@ def test_a_rail_that_answers_after_the_rebill_window_is_refused_with_the_day():
 
 
 def test_the_operators_lead_times_win_and_wrong_ones_are_refused(tmp_path):
-    assert LeadTimes(tmp_path).of("check_card", "HANBIT").refund_days == 7
+    assert LeadTimes(tmp_path).of("check_card", "HANBIT").refund_days == 1
     (tmp_path / "lead_times.json").write_text(
         '{"issuers": {"HANBIT": {"check_card": {"refund_days": 2, "cutoff_hour": 18}}}}'
     )
     times = LeadTimes(tmp_path)
-    assert times.of("check_card", "GARAM").refund_days == 7
+    assert times.of("check_card", "GARAM").refund_days == 1
     assert times.of("check_card", "HANBIT").money_back_by("refund", date(2023, 9, 12), frozenset()) == date(2023, 9, 15)
     (tmp_path / "lead_times.json").write_text('{"issuers": {"HANBIT": {"check_card": {"refund_days": "2"}}}}')
     with pytest.raises(UsageError, match="HANBIT, check_card: refund_days"):
