@@ -421,7 +421,7 @@ class Makegood:
             standing, billing_period=imported.billing_period if imported else period, wrong_run=wrong
         )
         if imported is None:
-            incident_stage.require_charged(wrong, sum(self.ledger.tally(wrong).counts.values()))
+            incident_stage.require_charged(wrong, self.incident_books.has_charges(wrong))
         incident = self.incidents.open_incident(
             billing_period=standing.billing_period, charge_scope=imported.scope if imported else wrong, issuers=issuers,
             corrected_run=corrected, reason=reason, login=self.settings.login, password=self.settings.password,
@@ -769,14 +769,12 @@ class Makegood:
             states = rail.states(payment_ids=file.charges["payment_reference"])
         return ChargeImport(self.server).take_over(file, states, effective_on=self.business_day)
 
-    @contextlib.contextmanager
-    def _lines(self, incident: Incident, wrong: pa.Table) -> Iterator[IncidentLines]:
+    def _lines(self, incident: Incident, wrong: pa.Table) -> contextlib.AbstractContextManager[IncidentLines]:
         """The incident's charges beside the right bills."""
-        with lay_out(
+        return lay_out(
             billing_period=incident.billing_period, wrong=wrong, elsewhere=self.incident_books.charged_elsewhere(incident),
             corrected=self._landed(incident.corrected_run).path, issuers=incident.issuers,
-        ) as lines:  # fmt: skip
-            yield lines
+        )  # fmt: skip
 
     def _clock(self, times: LeadTimes, windows: Windows) -> Any:
         """Payment method and issuer to the days by which money is back that goes out on the last reversal day."""

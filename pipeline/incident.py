@@ -40,7 +40,7 @@ def require_correct(corrected: Any, *, billing_period: str, wrong_run: str | Non
     return "the gate"
 
 
-def require_charged(wrong_run: str, charged: int) -> None:
+def require_charged(wrong_run: str, charged: bool) -> None:
     """Refuse an incident about a run of which nothing was ever meant to be charged.
 
     Raises:

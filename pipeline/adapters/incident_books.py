@@ -54,6 +54,11 @@ class IncidentBooks:
     def __init__(self, server: Server) -> None:
         self._server = server
 
+    def has_charges(self, scope: str) -> bool:
+        """Whether anything of a run was ever meant to be charged."""
+        with self._server.connect() as connection:
+            return connection.execute("SELECT EXISTS (SELECT FROM operation WHERE scope = %s)", (scope,)).fetchone()[0]
+
     def wrong_charges(self, incident: Incident) -> pa.Table:
         """The charges the incident is about (`WRONG_SCHEMA`), sent or not."""
         query = sql.SQL(
