@@ -176,7 +176,10 @@ def _show_step(result: dict) -> str:
     lines = [f"{result['incident_id']}: {result['step']}: {done:,} done, {declined:,} declined, {unknown:,} unknown"]
     lines += [f"  {'would be sent' if _is_due(result, reason) else f'left, {_words(reason)}'}: {figures['count']:,}"
               for reason, figures in result["left"].items()]  # fmt: skip
-    lines += [f"  otherwise than planned, {_words(kind)}: {figures['count']:,}" for kind, figures in result["deviations"].items()]
+    lines += [
+        f"  otherwise than planned, {_words(kind)}: {figures['count']:,}"
+        for kind, figures in result["deviations"].items()
+    ]
     if unknown:
         lines.append("  unknown ones are looked up when this command is called again; nothing is sent twice")
     return "\n".join([*lines, *([f"  stopped: {result['stopped']}"] if result["stopped"] else [])])
@@ -196,7 +199,10 @@ def _notify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dic
 
 
 def _show_notify(result: dict) -> str:
-    lines = [f"{result['incident_id']}: told so far: " + (", ".join(f"{n:,} ({_words(s)})" for s, n in result["sent"].items()) or "nobody")]
+    lines = [
+        f"{result['incident_id']}: told so far: "
+        + (", ".join(f"{n:,} ({_words(s)})" for s, n in result["sent"].items()) or "nobody")
+    ]
     lines += [f"  this time, {_words(step)}: " + ", ".join(f"{n:,} by {channel}" for channel, n in sorted(by.items()))
               for step, by in result["now"].items()]  # fmt: skip
     lines += [f"  not told, {_words(step)}: " + ", ".join(f"{n:,} {_words(why)}" for why, n in by.items())
