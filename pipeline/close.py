@@ -61,8 +61,8 @@ def require_proven(incident_id: str, proof: Proof, *, accepted: str | None) -> N
     """
     if proof.residual_minor:
         raise GateClosed(
-            f"{incident_id} cannot close: the proof leaves a residual of {proof.residual_minor} minor units ({_names(proof, 'unexplained')})."
-            " Nobody can accept that; look into the acquirer's book"
+            f"{incident_id} cannot close: the proof leaves a residual of {proof.residual_minor} minor units"
+            f" ({_names(proof, 'unexplained')}). Nobody can accept that; look into the acquirer's book"
         )
     if proof.count("open") and not accepted:
         raise GateClosed(

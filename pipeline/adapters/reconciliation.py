@@ -302,6 +302,6 @@ _UNKNOWN_OPERATIONS = sql.SQL("SELECT operation_id FROM unanswered EXCEPT SELECT
 _SETTLED_OPERATIONS = sql.SQL("SELECT operation_id FROM entry WHERE step = 'settled'")
 _DEVIATIONS = sql.SQL("SELECT original_id, kind, amount_minor FROM deviation")
 _FACTS = sql.SQL(
-    "SELECT o.operation_id, o.scope, o.payment_method, e.effective_on FROM operation o"
+    "SELECT o.operation_id, o.scope, o.payment_method, coalesce(e.effective_on, o.recorded_at::date) FROM operation o"
     " LEFT JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final' WHERE {condition}"
 )
