@@ -9,6 +9,7 @@ Ctrl-C (or SIGTERM) stops every process, and the embedded PostgreSQL with the la
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import json
 import secrets
@@ -57,6 +58,9 @@ WORKERS = 4
 
 START_SECONDS_MAX = 240
 """A slow machine needs about a minute for the first start; twice that twice over is a fault."""
+
+PR_SET_PDEATHSIG = 1
+"""Linux: `prctl` option for the signal a process gets when its parent dies."""
 
 STOP_SECONDS_MAX = 20
 """For components to end their work in order; a task cut off goes on where it stopped when it is run again."""
@@ -246,8 +250,18 @@ def _start(log: Path, arguments: list[str], environment: dict[str, str]) -> subp
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-m", "airflow", *arguments],
-            env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it is killed outright and can stop nothing any more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_ready(airflow: Airflow) -> None:
