@@ -40,6 +40,12 @@ TAKEN_BACK = {
 WAVE_VERDICTS_LEFT = ("other_amount", "not_acquired")
 """Verdicts of `sql/reversals_wave.sql` that leave a line as it is, for a later call or a person."""
 
+WAVE_COLUMNS = [
+    "customer_id", "billing_period", "bill_cycle", "occurrence", "charge_id", "original_id", "payment_id", "wrong_minor", "currency",
+    "payment_method", "issuer", "instrument_token", "rebill_charge_id", "rebill_method", "rebill_issuer", "rebill_token",
+]  # fmt: skip
+"""What a wave needs of a plan's lines."""
+
 MOVED_SCHEMA = pa.schema([
     ("original", pa.binary()), ("kind", pa.string()), ("attempt", pa.int32()), ("amount_minor", pa.int64()), ("state", pa.string()),
     ("reason", pa.string()),
@@ -52,6 +58,19 @@ REBILLED_SCHEMA = pa.schema([
 ])  # fmt: skip
 
 DEVIATION_SCHEMA = pa.schema([("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64())])
+
+
+_STATES = sql.SQL(
+    "SELECT o.*, d.reason, CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
+    " WHEN w.answered THEN 'succeeded' WHEN w.handed_over THEN 'sent' ELSE 'not_sent' END AS state"
+    " FROM operation o"
+    " LEFT JOIN (SELECT operation_id, reason FROM outcome WHERE status = 'declined') d USING (operation_id)"
+    " LEFT JOIN (SELECT operation_id FROM unanswered n WHERE NOT EXISTS"
+    "   (SELECT FROM outcome c WHERE c.operation_id = n.operation_id)) u USING (operation_id)"
+    " LEFT JOIN (SELECT scope, wave, answered, handed_over FROM wave_state WHERE scope = ANY({scopes}) AND NOT rejected) w"
+    "   ON w.scope = o.scope AND w.wave = o.wave"
+    " WHERE o.scope = ANY({scopes})"
+)
 
 
 class PlanInProgress:
@@ -68,7 +87,7 @@ class PlanInProgress:
         self.step, self.kind, self.scope = step, KINDS[step], plan.scope(step)
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
-        self._left: dict[str, tuple[int, int]] = {}
+        self._lines = pa.table({})
         self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
         self._database.register("numbered", numbered)
@@ -101,9 +120,10 @@ class PlanInProgress:
         self.note_deviations()
         self._class_lines()
         self._due = self._database.execute(
-            "SELECT l.* EXCLUDE (original, reversal_minor), c.attempt, c.amount_minor FROM classed c JOIN plan_line l USING (line)"
-            " WHERE c.class = 'due' ORDER BY line"
+            "SELECT line, attempt, amount_minor FROM classed WHERE class = 'due' ORDER BY line"
         ).to_arrow_table()
+        if self._due.num_rows:
+            self._lines = self._plan.lines.select(WAVE_COLUMNS).combine_chunks()
         return self._due.num_rows
 
     def _withdraw_older_plans(self) -> None:
@@ -161,13 +181,16 @@ class PlanInProgress:
     def _moved(self) -> pa.Table:
         """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not."""
         steps = ("cancel",) if self.step == "cancel" else ("cancel", "refund")
-        query = sql.SQL(
-            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM operation_state"
-            " WHERE scope = ANY({}) AND {}"
-        ).format(
-            sql.Literal(self.scopes(*steps)), sql.SQL("NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true")
-        )
-        return self._fetch(query, MOVED_SCHEMA)
+        wanted = "NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true"
+        query = sql.SQL("SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}")
+        return self._fetch(query.format(self._states(*steps), sql.SQL(wanted)), MOVED_SCHEMA)
+
+    def _states(self, *steps: str) -> sql.Composable:
+        """The incident's operations of these steps with state and reason: what the view `operation_state` says, a million at a time.
+
+        A wave that was answered left every operation with an outcome, or among the unanswered; so only the few that
+        did not succeed have to be joined."""
+        return _STATES.format(scopes=sql.Literal(self.scopes(*steps)))
 
     def _deviated(self) -> pa.Table:
         query = sql.SQL("SELECT uuid_send(original_id), kind FROM deviation WHERE incident_id = {}")
@@ -176,12 +199,11 @@ class PlanInProgress:
 
     def _rebilled(self) -> pa.Table:
         query = sql.SQL(
-            "SELECT s.customer_id, s.billing_period, s.bill_cycle, s.attempt, s.instrument_token, s.amount_minor, s.state, s.reason,"
-            " CASE WHEN s.state = 'declined' THEN (SELECT e.effective_on FROM entry e"
-            "   WHERE e.operation_id = s.operation_id AND e.step = 'final') END"
-            " FROM operation_state s WHERE s.scope = ANY({})"
-        ).format(sql.Literal(self.scopes("rebill")))
-        return self._fetch(query, REBILLED_SCHEMA)
+            "SELECT customer_id, billing_period, bill_cycle, attempt, instrument_token, amount_minor, state, reason,"
+            " CASE WHEN state = 'declined' THEN (SELECT e.effective_on FROM entry e"
+            "   WHERE e.operation_id = s.operation_id AND e.step = 'final') END FROM ({}) s"
+        )
+        return self._fetch(query.format(self._states("rebill")), REBILLED_SCHEMA)
 
     def _settled(self) -> pa.Table:
         query = sql.SQL(
@@ -193,8 +215,12 @@ class PlanInProgress:
     # -- waves --------------------------------------------------------------------------------------------------
 
     def due(self, start: int, count: int) -> pa.Table:
-        """`count` of the due lines, from `start`; no copy."""
-        return self._due.slice(start, count)
+        """`count` of the due lines, from `start`: `WAVE_COLUMNS` of the plan, with line, attempt and amount_minor."""
+        chosen = self._due.slice(start, count)
+        lines = self._lines.take(chosen["line"].combine_chunks())
+        for name in chosen.column_names:
+            lines = lines.append_column(name, chosen[name])
+        return lines
 
     def next_wave(self) -> int:
         """The number of the scope's next wave."""
