@@ -27,12 +27,12 @@ REMEDIATION = (
     *MONEY,
     "plan_exception",
     "deviation",
-    "notice",
     "settlement_file",
     "settlement_break",
     "settlement_break_resolution",
 )
-"""Tables that a remediation fills row by row; what it writes once (incident, plan, approval) is given to the floor."""
+"""Tables that a remediation fills row by row; what it writes once (incident, plan, approval) is given to the floor.
+Notices come after it, as their own stage."""
 
 ALL_ROWS = "TRUE"
 

@@ -1,5 +1,6 @@
 """Judging - profile in, verdict and Data Docs out - at three sizes of the same month: its time must not depend on the rows."""
 
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def run(home: Path, customers: int, rounds: int, progress: Progress) -> Part:
         cases[size] = Case(case.source, case.lake, case.run, case.history[:1])
     contenders = {f"{size:,}": lambda case=case: _trial(case, home) for size, case in cases.items()}
     trials = take_turns(contenders, rounds, progress, "judging")
+    shutil.rmtree(home / "judging-out", ignore_errors=True)
     seconds = {}
     for name, done in trials.items():
         answer = _middle([trial.answer for trial in done])

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.copy_floor import REMEDIATION
-from bench.measure import MIB, Part, Scales, in_child
+from bench.measure import MIB, Part, Scales, Unequal, in_child
 from pipeline.ports import Progress
 from pipeline.settings import PROJECT_ROOT, inherited_environment
 
 FLOOR_IMPORTS = ("bench.copy_floor",)
 
 COMMAND = (sys.executable, "-m", "pipeline", "replay")
-
-NOT_COUNTED = ("start", "generate", "extract", "verify", "charge", "release")
-"""Stages whose names begin so come before there is an incident."""
 
 OPENED = "SELECT min(opened_at) FROM incident"
 
@@ -33,7 +30,11 @@ def is_there() -> bool:
 
 
 def run(home: Path, customers: int, rounds: int, progress: Progress) -> Part:
-    """Replay an incident of `customers` by the command, weigh its process tree, and copy its rows; once, whatever `rounds`."""
+    """Replay an incident of `customers` by the command, weigh its process tree, and copy its rows; once, whatever `rounds`.
+
+    Raises:
+        Unequal: the floor copied fewer operations than the remediation moved.
+    """
     part = Part("replay", f"Replay: the wrong month of {customers:,} customers put right")
     if not is_there():
         part.notes = ["not there yet: this checkout has no replay"]
@@ -44,27 +45,45 @@ def run(home: Path, customers: int, rounds: int, progress: Progress) -> Part:
     story, peak = _replay(fresh, customers)
     progress("replay: floor", 1, 2)
     floor = in_child(
-        "bench.copy_floor:of_installation", imports=FLOOR_IMPORTS, home=fresh, tables=list(REMEDIATION), since=OPENED
+        "bench.copy_floor:of_installation",
+        imports=FLOOR_IMPORTS,
+        home=story["home"],
+        tables=list(REMEDIATION),
+        since=OPENED,
     ).answer
     shutil.rmtree(fresh, ignore_errors=True)
-    counted = {
-        name: spent for name, spent in story["seconds"].items() if not name.startswith(NOT_COUNTED) and name != "total"
-    }
+    moved, copied = (
+        sum(story[kind] for kind in ("voided", "refunded", "rebilled")),
+        floor["tables"]["operation"]["rows"],
+    )
+    if copied < moved:
+        raise Unequal(f"the remediation moved {moved} operations, but the floor copied {copied}")
+    counted, left_out = _stages(story["seconds"])
     spent = sum(counted.values())
     part.rows = [{"": name, "seconds": float(seconds), "rows": None} for name, seconds in counted.items()]
     part.rows += [{"": "remediation", "seconds": float(spent), "rows": None}]
     part.rows += [{"": "floor: COPY of its rows", "seconds": floor["seconds"], "rows": None}]
-    part.rows += [{"": f"  {name}", **{k: t[k] for k in ("seconds", "rows")}} for name, t in floor["tables"].items()]
+    for name, table in floor["tables"].items():
+        part.rows += [{"": f"  {name}", "seconds": table["seconds"], "rows": table["rows"]}]
     part.goal("times the floor, at most 2", spent / floor["seconds"], most=2)
     part.goal(f"seconds, at most {SECONDS_MAX:.0f} for 1,460,000 customers", spent, most=SECONDS_MAX)
     part.goal("peak memory of the process tree in GB (PSS), at most 4", peak / 1e9, most=MEMORY_GB_MAX)
     told = ("charged", "voided", "refunded", "rebilled", "held", "residual_minor", "breaks")
-    left_out = {name: round(spent, 2) for name, spent in story["seconds"].items() if name not in counted}
     part.notes = [
         ", ".join(f"{name} {_figure(story[name])}" for name in told if name in story),
-        f"not counted: {left_out}; peak {peak / MIB:,.0f} MB",
+        "not counted: "
+        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in left_out.items())
+        + f"; peak {peak / MIB:,.0f} MB",
     ]
     return part
+
+
+def _stages(seconds: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """The stages that put the wrong month right, and the others."""
+    from pipeline.replay import REMEDIATION_STAGES
+
+    counted = {name: seconds[name] for name in REMEDIATION_STAGES}
+    return counted, {name: spent for name, spent in seconds.items() if name not in counted and name != "remediation"}
 
 
 def _replay(home: Path, customers: int) -> tuple[dict[str, Any], int]:
@@ -73,7 +92,7 @@ def _replay(home: Path, customers: int) -> tuple[dict[str, Any], int]:
     environment = inherited_environment() | {"MAKEGOOD_HOME": str(home)}
     environment.pop("MAKEGOOD_DATABASE_URL", None)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, env=environment) as process:
-        with Scales(process.pid, home / "postgres") as scales:
+        with Scales(process.pid, home / "replay" / str(customers) / "postgres") as scales:
             answer = process.stdout.read()
     if process.returncode:
         raise RuntimeError("the replay failed; what it said is above")
