@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +72,13 @@ def verify(
             measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
         with clock.stage("profile"):
             profile, lags = measured.profile(), measured.lags()
-        periods = [month.billing_period for month in used]
-
-        def judged(profile: Table, lags: Table) -> Verdict:
-            return judge(
-                profile,
-                lags,
-                suites,
-                billing_period=run.billing_period,
-                history=periods,
-                currency=measured.currency,
-            )
-
+        judged = partial(
+            judge,
+            suites=suites,
+            billing_period=run.billing_period,
+            history=[month.billing_period for month in used],
+            currency=measured.currency,
+        )
         progress("judging", 0, None)
         with clock.stage("judge"):
             verdict = judged(profile, lags)
@@ -95,13 +91,8 @@ def verify(
     with clock.stage("data_docs"):
         page = build_data_docs(verdict, report_dir / "data_docs")
     verification = Verification(
-        run_id=run.run_id,
-        billing_period=run.billing_period,
-        source=run.source,
+        **_facts(run),
         currency=currency,
-        row_count=run.row_count,
-        control_total_minor=run.control_total_minor,
-        files=[_file(file) for file in run.files],
         as_of=as_of.isoformat(),
         decision=verdict.decision,
         releasable=releasable,
@@ -185,6 +176,12 @@ def _on_history(history: Sequence[HistoryPeriod]) -> list[Finding]:
             confidence="certain",
         )
     ]
+
+
+def _facts(run: LandedRun) -> dict[str, Any]:
+    """What a verification repeats of its run."""
+    names = ("run_id", "billing_period", "source", "row_count", "control_total_minor")
+    return {name: getattr(run, name) for name in names} | {"files": [_file(file) for file in run.files]}
 
 
 def _file(file: Any) -> dict[str, Any]:
