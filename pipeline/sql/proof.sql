@@ -9,24 +9,28 @@
 -- A reference is the business fact, hashed: kind | incident | period | cycle | occurrence | attempt | customer.
 
 CREATE OR REPLACE TEMP TABLE approval AS
-SELECT payment_id, merchant_reference, instrument_token, amount_minor, currency, status, "at" FROM book WHERE kind = 'authorise';
+SELECT row_number() OVER () AS number, payment_id, merchant_reference, instrument_token, amount_minor, currency, status, "at"
+FROM book WHERE kind = 'authorise';
+
+CREATE OR REPLACE TEMP TABLE approved_twice AS
+SELECT payment_id FROM approval WHERE status <> 'declined' GROUP BY payment_id HAVING count(*) > 1;
 
 -- Which payments are wrong charges.
 CREATE OR REPLACE TEMP TABLE wrong_payment AS
 WITH keyed AS (
     SELECT *, md5('charge||' || billing_period || '|' || bill_cycle || '|' || occurrence || '|1|' || customer_id) AS reference FROM wrong
 )
-SELECT w.* EXCLUDE (payment_id, reference), a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
+SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
 FROM keyed w JOIN approval a ON w.payment_id IS NULL AND a.merchant_reference = w.reference
 UNION ALL
-SELECT w.* EXCLUDE (payment_id, reference), a.payment_id, a.amount_minor, a.currency, a.status, a."at"
+SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
 FROM keyed w JOIN approval a ON a.payment_id = w.payment_id;
 
 -- Every other approval on an instrument of anybody concerned, since the first wrong charge.
 CREATE OR REPLACE TEMP TABLE other_approval AS
 SELECT * FROM approval
 SEMI JOIN (SELECT instrument_token FROM wrong UNION SELECT instrument_token FROM correct) USING (instrument_token)
-ANTI JOIN wrong_payment USING (payment_id)
+ANTI JOIN wrong_payment USING (number)
 WHERE "at" >= (SELECT coalesce(min("at"), '-infinity') FROM wrong_payment);
 
 CREATE OR REPLACE TEMP TABLE person AS
@@ -40,7 +44,7 @@ SELECT c.customer_id, c.billing_period, c.bill_cycle, a.*
 FROM correct c JOIN other_approval a
     ON a.merchant_reference = md5('rebill|' || $incident_id || '|' || c.billing_period || '|' || c.bill_cycle || '|1|1|' || c.customer_id);
 
-CREATE OR REPLACE TEMP TABLE left_over AS SELECT * FROM other_approval ANTI JOIN rebill_payment USING (payment_id);
+CREATE OR REPLACE TEMP TABLE left_over AS SELECT * FROM other_approval ANTI JOIN rebill_payment USING (number);
 
 INSERT INTO rebill_payment
 SELECT DISTINCT p.customer_id, p.billing_period, p.bill_cycle, a.*
@@ -49,7 +53,7 @@ WHERE a.merchant_reference = md5('rebill|' || $incident_id || '|' || p.billing_p
 
 -- Approvals nobody can explain: neither wrong charge nor rebill, nor another month's charge or another incident's rebill of these customers.
 CREATE OR REPLACE TEMP TABLE stranger AS
-WITH mine AS (SELECT a.*, p.customer_id, p.billing_period, p.bill_cycle FROM left_over a ANTI JOIN rebill_payment USING (payment_id)
+WITH mine AS (SELECT a.*, p.customer_id, p.billing_period, p.bill_cycle FROM left_over a ANTI JOIN rebill_payment USING (number)
               JOIN person p USING (instrument_token) WHERE a.status <> 'declined'),
 other_month AS (
     SELECT DISTINCT payment_id FROM mine, range(-$months, $months + 1) t(months)
@@ -67,36 +71,40 @@ FROM mine ANTI JOIN other_month USING (payment_id) ANTI JOIN other_repair USING 
 
 -- What became of each payment of this repair.
 CREATE OR REPLACE TEMP TABLE event AS
-SELECT payment_id, merchant_reference, kind, amount_minor, currency, status, "at" FROM book
-SEMI JOIN (SELECT payment_id FROM wrong_payment UNION ALL SELECT payment_id FROM rebill_payment) USING (payment_id)
-WHERE kind <> 'authorise';
+SELECT number, merchant_reference, kind, amount_minor, currency, status, "at"
+FROM (SELECT * FROM book WHERE kind <> 'authorise')
+JOIN (SELECT number, payment_id FROM wrong_payment UNION ALL SELECT number, payment_id FROM rebill_payment) USING (payment_id);
+
+CREATE OR REPLACE TEMP TABLE refunded_twice AS
+SELECT DISTINCT number FROM (
+    SELECT number FROM event WHERE kind = 'refund' AND status = 'succeeded' GROUP BY number, merchant_reference HAVING count(*) > 1);
 
 CREATE OR REPLACE TEMP TABLE our_refund AS
-SELECT DISTINCT e.merchant_reference FROM event e JOIN wrong_payment w USING (payment_id), range(1, $attempts + 1) t(attempt)
-WHERE e.kind = 'refund' AND e.merchant_reference = md5('refund|' || $incident_id || '|' || w.billing_period || '|' || w.bill_cycle || '|'
+SELECT DISTINCT e.merchant_reference
+FROM (SELECT number, merchant_reference FROM event WHERE kind = 'refund') e JOIN wrong_payment w USING (number), range(1, $attempts + 1) t(attempt)
+WHERE e.merchant_reference = md5('refund|' || $incident_id || '|' || w.billing_period || '|' || w.bill_cycle || '|'
                                                       || w.occurrence || '|' || attempt || '|' || w.customer_id);
 
 CREATE OR REPLACE TEMP TABLE became AS
-SELECT payment_id,
+SELECT number,
     count(*) FILTER (kind = 'acquire') AS acquired,
     coalesce(sum(amount_minor) FILTER (kind = 'acquire' AND status = 'succeeded'), 0)::BIGINT AS acquired_minor,
     count(*) FILTER (kind = 'void' AND status = 'succeeded') AS voided,
     coalesce(sum(amount_minor) FILTER (kind = 'void' AND status = 'succeeded'), 0)::BIGINT AS voided_minor,
     coalesce(sum(amount_minor) FILTER (kind = 'refund' AND status = 'succeeded' AND o.merchant_reference IS NOT NULL), 0)::BIGINT AS refunded_minor,
     coalesce(sum(amount_minor) FILTER (kind = 'refund' AND status = 'succeeded' AND o.merchant_reference IS NULL), 0)::BIGINT AS returned_minor,
-    count(DISTINCT e.merchant_reference) FILTER (kind = 'refund' AND status = 'succeeded') AS refund_references,
     count(*) FILTER (kind = 'refund' AND status = 'succeeded') AS refunds,
     bool_or(kind IN ('void', 'refund') AND status <> 'succeeded') AS undo_was_declined,
-    count(DISTINCT currency) AS currencies, min(currency) AS currency,
+    min(currency) AS currency, max(currency) AS another_currency,
     min("at") FILTER (kind IN ('void', 'refund') AND status = 'succeeded') AS undone_at
-FROM event e LEFT JOIN our_refund o USING (merchant_reference) GROUP BY payment_id;
+FROM event e LEFT JOIN our_refund o USING (merchant_reference) GROUP BY number;
 
 CREATE OR REPLACE TEMP TABLE payment AS
 WITH every AS (
-    SELECT true AS is_wrong, customer_id, billing_period, bill_cycle, payment_method, issuer, payment_id, approved_minor, approved_in, status, "at",
+    SELECT true AS is_wrong, customer_id, billing_period, bill_cycle, payment_method, issuer, number, payment_id, approved_minor, approved_in, status, "at",
         amount_minor AS source_minor, currency AS source_in FROM wrong_payment
     UNION ALL BY NAME
-    SELECT false AS is_wrong, r.customer_id, r.billing_period, r.bill_cycle, c.payment_method, c.issuer, r.payment_id, r.amount_minor AS approved_minor,
+    SELECT false AS is_wrong, r.customer_id, r.billing_period, r.bill_cycle, c.payment_method, c.issuer, r.number, r.payment_id, r.amount_minor AS approved_minor,
         r.currency AS approved_in, r.status, r."at", greatest(c.amount_minor, 0) AS source_minor, c.currency AS source_in
     FROM rebill_payment r LEFT JOIN correct c USING (customer_id, billing_period, bill_cycle)
 )
@@ -104,17 +112,17 @@ SELECT e.*, coalesce(b.acquired, 0) AS acquired, coalesce(b.voided_minor, 0) AS 
     coalesce(b.returned_minor, 0) AS returned_minor, coalesce(b.undo_was_declined, false) AS undo_was_declined, b.undone_at,
     if(status = 'declined', 0, approved_minor) AS charged_minor, if(status = 'expired', approved_minor, 0) AS expired_minor,
     CASE WHEN approved_minor IS DISTINCT FROM source_minor OR approved_in IS DISTINCT FROM source_in THEN 'approved for another amount than the source has'
-         WHEN count(*) FILTER (status <> 'declined') OVER (PARTITION BY e.payment_id) > 1 THEN 'one payment number, two approvals'
+         WHEN d.payment_id IS NOT NULL THEN 'one payment number, two approvals'
          WHEN status = 'declined' AND (b.acquired > 0 OR b.voided > 0 OR b.refunds > 0) THEN 'declined, and moved all the same'
          WHEN status = 'expired' AND (b.acquired > 0 OR b.voided > 0 OR b.refunds > 0) THEN 'expired, and moved all the same'
-         WHEN b.voided > 1 OR b.refunds > b.refund_references THEN 'undone more than once'
+         WHEN b.voided > 1 OR r.number IS NOT NULL THEN 'undone more than once'
          WHEN b.voided = 1 AND b.voided_minor <> approved_minor THEN 'voided for another amount than was approved'
          WHEN b.voided = 1 AND (b.acquired > 0 OR b.refunds > 0) THEN 'voided, and moved all the same'
          WHEN b.acquired > 1 OR b.acquired = 1 AND b.acquired_minor <> approved_minor THEN 'acquired for another amount than was approved'
          WHEN b.refunds > 0 AND b.acquired = 0 THEN 'refunded, and never acquired'
-         WHEN b.currencies > 1 OR b.currency <> approved_in THEN 'moved in another currency'
+         WHEN b.currency <> approved_in OR b.another_currency <> approved_in THEN 'moved in another currency'
          WHEN b.refunded_minor + b.returned_minor > approved_minor THEN 'more came back than was charged' END AS fault
-FROM every e LEFT JOIN became b USING (payment_id);
+FROM every e LEFT JOIN became b USING (number) LEFT JOIN approved_twice d USING (payment_id) LEFT JOIN refunded_twice r USING (number);
 
 -- Where each bill stands: what the acquirer holds for it, and what is due.
 CREATE OR REPLACE TEMP TABLE bill AS
@@ -207,7 +215,7 @@ FROM verdict GROUP BY ALL ORDER BY ALL;
 CREATE OR REPLACE TEMP TABLE by_day AS
 WITH moved AS (
     SELECT w.payment_method, w.issuer, CAST(timezone($zone, e."at") AS DATE) AS day, e.kind, e.amount_minor
-    FROM event e JOIN wrong_payment w USING (payment_id) WHERE e.kind IN ('void', 'refund') AND e.status = 'succeeded'
+    FROM event e JOIN wrong_payment w USING (number) WHERE e.kind IN ('void', 'refund') AND e.status = 'succeeded'
     UNION ALL
     SELECT payment_method, issuer, CAST(timezone($zone, "at") AS DATE), 'rebill', charged_minor FROM payment WHERE NOT is_wrong AND status = 'succeeded'
 )

@@ -26,7 +26,7 @@ SETTLED_AT = datetime(2023, 9, 21, 10, tzinfo=SEOUL)
 
 @pytest.fixture(scope="module")
 def story(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return tell(settings, tmp_path_factory.mktemp("files"), customers=300)
+    return tell(settings, tmp_path_factory.mktemp("files"), customers=1_500)  # fewer, and the gate has too little to judge
 
 
 @pytest.fixture(scope="module")
