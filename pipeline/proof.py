@@ -5,6 +5,7 @@ the repair - this module reads no ledger and imports neither planner nor executi
 `sql/proof.sql`, because a proof that shares its arithmetic with what it proves proves nothing.
 """
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -118,7 +119,10 @@ def prove(
         other_incidents: ids of other repairs that may have charged the same customers.
         issuers: only bills sent to these were wrong; of the others, the corrected run is not looked at.
     """
-    with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as connection:
+    with (
+        tempfile.TemporaryDirectory(prefix="makegood-spill-") as spill,  # its own: another process may be proving as well
+        duckdb.connect(config={"threads": 2, "memory_limit": "1500MB", "temp_directory": spill}) as connection,
+    ):
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("wrong", wrong.select(WRONG_SCHEMA.names).cast(WRONG_SCHEMA))
         connection.register("named_given", (named or NAMED_SCHEMA.empty_table()).cast(NAMED_SCHEMA))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from psycopg import sql
 
+from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.byte_check import ByteCheck, check_binary, check_text
 from pipeline.adapters.ledger import OPERATION_COLUMNS
@@ -146,7 +146,7 @@ class ChargeImport:
 
     def _book(self, file: ImportFile, declined: pa.Array, effective_on: date) -> None:
         before = self._charged_before(file.billing_period)
-        with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as engine:
+        with duck.connect() as engine:
             engine.register("charge", file.charges.append_column("declined", declined))
             engine.register("before", before)
             twice = engine.execute(

@@ -3,9 +3,9 @@
 from collections.abc import Set
 from importlib import resources
 
-import duckdb
 import pyarrow as pa
 
+from pipeline.adapters import duck
 from pipeline.adapters.ledger import OPERATION_COLUMNS
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.ports import Due, LandedRun
@@ -18,7 +18,7 @@ def find_due(run: LandedRun, charged: pa.Table, *, held_issuers: Set[str] = froz
         charged: customer_id, bill_cycle and amount_minor of what the period has been charged already.
         held_issuers: issuers whose charges of the period an open incident is putting right.
     """
-    with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as connection:
+    with duck.connect() as connection:
         connection.read_parquet(str(run.path)).create_view("landed")
         connection.register("charged", charged)
         connection.execute(_query("charges_due.sql"), {"held_issuers": sorted(held_issuers)})

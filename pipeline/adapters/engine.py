@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from pipeline.adapters import duck
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.verdict import Table
@@ -61,7 +62,7 @@ class DuckDBEngine:
         Raises:
             FatalError: a partition is missing or is no landed run.
         """
-        with duckdb.connect(config=self._config) as connection:
+        with duck.connect(**self._config) as connection:
             measurement = Measurement(connection, run, history)
             measurement._lay_out(parameters)
             measurement._count(progress)

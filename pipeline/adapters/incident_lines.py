@@ -4,7 +4,6 @@ Belongs here: handing tables to the SQL and small tables back, and cutting lines
 (`sql/`), what a policy allows (`plan`), or where the tables come from (`incident_books`).
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -16,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.adapters import duck
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.schema import PLAN_SCHEMA
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
-_CONFIG = {"threads": 2, "memory_limit": "1500MB", "preserve_insertion_order": False}
 
 LIVE_SCHEMA = pa.schema(
     [("payment_id", pa.string()), ("state", pa.string()), ("charged_minor", pa.int64()), ("refunded_minor", pa.int64()),
@@ -107,10 +106,7 @@ def lay_out(
         elsewhere: customer_id and bill_cycle of what else the period was charged.
         corrected: the corrected run's Parquet file.
     """
-    with (
-        tempfile.TemporaryDirectory() as spill,
-        duckdb.connect(config={**_CONFIG, "temp_directory": spill}) as connection,
-    ):
+    with duck.connect(preserve_insertion_order=False) as connection:
         connection.read_parquet(str(corrected)).create_view("landed")
         connection.register("wrong", wrong)
         connection.register("elsewhere", elsewhere)

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 from psycopg import sql
 
+from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.money import MINOR_UNIT_EXPONENT
@@ -59,7 +60,7 @@ class Outbox:
 
     def __init__(self, server: Server, incident_id: str, *, plans: list[pa.Table], contacts: Path | None) -> None:
         self._server, self.incident_id = server, incident_id
-        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
+        self._database = duck.connect()
         self._give_contacts(contacts)
         self._give_promises(plans)
         currencies = {"currency": list(MINOR_UNIT_EXPONENT), "exponent": list(MINOR_UNIT_EXPONENT.values())}
@@ -135,17 +136,25 @@ class Outbox:
         ).to_arrow_table()
 
     def _due(self, step: str) -> pa.Table:
+        # Only a rebill's message names the day; without the column no entry has to be looked up.
+        day = "effective_on" if KIND_OF_STEP[step] == "rebill" else "NULL::date"
         query = sql.SQL(
-            "SELECT customer_id, replace(operation_id::text, '-', ''), payment_method, amount_minor, currency, reason, effective_on"
-            " FROM notice_due WHERE incident_id = {} AND step = {}"
-        ).format(sql.Literal(self.incident_id), sql.Literal(step))
+            f"SELECT customer_id, replace(operation_id::text, '-', ''), payment_method, amount_minor, currency, reason, {day}"
+            " FROM notice_due WHERE incident_id = {} AND kind = {} AND step = {}"
+        ).format(sql.Literal(self.incident_id), sql.Literal(KIND_OF_STEP[step]), sql.Literal(step))
         return fetch(conninfo(self._server.pipeline_url), query, DUE_SCHEMA)
 
     def _still_open(self, step: str) -> pa.Table:
+        """Customers with an operation that is not final. A wave that was answered has left none but the unanswered."""
         query = sql.SQL(
-            "SELECT DISTINCT o.customer_id FROM operation o WHERE o.incident_id = {} AND o.kind = {}"
+            "WITH answered AS (SELECT scope, wave FROM wave_state WHERE starts_with(scope, {incident} || '/') AND answered AND NOT rejected)"
+            " SELECT o.customer_id FROM operation o WHERE o.incident_id = {incident} AND o.kind = {kind}"
+            " AND (o.scope, o.wave) NOT IN (SELECT scope, wave FROM answered)"
             " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
-        ).format(sql.Literal(self.incident_id), sql.Literal(KIND_OF_STEP[step]))
+            " UNION SELECT o.customer_id FROM unanswered u JOIN operation o USING (operation_id)"
+            " WHERE o.incident_id = {incident} AND o.kind = {kind}"
+            " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = u.operation_id)"
+        ).format(incident=sql.Literal(self.incident_id), kind=sql.Literal(KIND_OF_STEP[step]))
         return fetch(conninfo(self._server.pipeline_url), query, pa.schema([("customer_id", pa.string())]))
 
     # -- receipts -----------------------------------------------------------------------------------------------
@@ -205,7 +214,7 @@ class LocalSink:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
-        with duckdb.connect() as database:
+        with duck.connect() as database:
             database.register("messages", messages)
             target = str(part).replace("'", "''")
             database.execute(f"COPY messages TO '{target}' (FORMAT json, USE_TMP_FILE false)")
@@ -214,7 +223,7 @@ class LocalSink:
 
     def keys(self, incident_id: str, batch: str) -> pa.Table:
         """Whom a delivered batch has told (`KEY_SCHEMA`), read from the file."""
-        with duckdb.connect() as database:
+        with duck.connect() as database:
             types = dict.fromkeys(KEY_SCHEMA.names, "VARCHAR")
             return database.execute(
                 f"SELECT {', '.join(KEY_SCHEMA.names)} FROM read_json(?, format = 'newline_delimited', columns = {json.dumps(types)})",

@@ -18,6 +18,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.ledger import LOCK_WAIT
 from pipeline.adapters.postgres import Server, conninfo
@@ -98,7 +99,7 @@ class Reconciliation:
 
     def __init__(self, server: Server, *, incident_id: str | None, today: date) -> None:
         self._server, self._incident_id, self._today = server, incident_id, today
-        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
+        self._database = duck.connect()
         self._alone = contextlib.ExitStack()
 
     def __enter__(self) -> "Reconciliation":

@@ -10,8 +10,10 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import sql
 
+from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.incidents import ApprovedPlan, plan_scope
 from pipeline.adapters.ledger import OPERATION_COLUMNS
@@ -36,6 +38,9 @@ TAKEN_BACK = {
     "payment_not_found": "still_unknown",
 }
 """Refusal of a void or refund, and the deviation that it means."""
+
+GONE_BEFORE = {"approval_expired": "expired", "already_voided": "already_returned", "already_returned": "already_returned"}
+"""Reason why a plan leaves a charge alone, and the deviation that it means - unless it was we who returned the money."""
 
 WAVE_VERDICTS_LEFT = ("other_amount", "not_acquired")
 """Verdicts of `sql/reversals_wave.sql` that leave a line as it is, for a later call or a person."""
@@ -88,7 +93,7 @@ class PlanInProgress:
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
         self._lines = pa.table({})
-        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"})
+        self._database = duck.connect()
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
         self._database.register("numbered", numbered)
         self._database.execute("CREATE VIEW plan_line AS SELECT *, unhex(original_id) AS original FROM numbered")
@@ -117,6 +122,7 @@ class PlanInProgress:
     def begin(self) -> int:
         """Put right what earlier calls and plans left behind, and find what is due; returns the number of lines due."""
         self._withdraw_older_plans()
+        self._note_gone_before()
         self.note_deviations()
         self._class_lines()
         self._due = self._database.execute(
@@ -138,10 +144,29 @@ class PlanInProgress:
                 (stale,),
             )
 
+    def _note_gone_before(self) -> None:
+        """Keep, once, what the plan found gone when it was made, not by our doing: it was nobody's to undo any more."""
+        lines = self._plan.lines
+        gone = lines.filter(pc.is_in(lines["reversal_reason"], pa.array(list(GONE_BEFORE)))).combine_chunks()
+        if not gone.num_rows:
+            return
+        kinds = [GONE_BEFORE[reason] for reason in gone["reversal_reason"].to_pylist()]
+        found = pa.table([gone["original_id"], kinds, gone["wrong_minor"]], schema=DEVIATION_SCHEMA)
+        with self._server.connect() as connection:
+            _stage_deviations(connection)
+            copy_in(connection, "fresh_deviation", found.to_batches(), DEVIATION_SCHEMA.names)
+            connection.execute(
+                "DELETE FROM fresh_deviation f USING operation o JOIN outcome c USING (operation_id)"
+                " WHERE o.original_id = f.original_id AND c.status = 'succeeded'"
+            )
+            _keep_deviations(connection, self.incident_id, self._day)
+
     def note_deviations(self) -> None:
-        """Keep, once, what answers have shown to be otherwise than planned: refused because the payment had moved on."""
+        """Keep, once, what answers have shown to be otherwise than planned: refused because the payment had moved on, or refunded
+        for less than was charged because somebody else had given back the rest."""
         if self.step == "rebill":
             return
+        shrunk = self._given_back_in_part() if self.step == "refund" else DEVIATION_SCHEMA.empty_table()
         with self._server.connect() as connection:
             _stage_deviations(connection)
             connection.execute(
@@ -152,7 +177,17 @@ class PlanInProgress:
                 " AND (m.deviation <> 'void_became_refund' OR o.kind = 'void')",
                 (list(TAKEN_BACK), list(TAKEN_BACK.values()), self.scopes("cancel", "refund")),
             )
+            copy_in(connection, "fresh_deviation", shrunk.to_batches(), DEVIATION_SCHEMA.names)
             _keep_deviations(connection, self.incident_id, self._day)
+
+    def _given_back_in_part(self) -> pa.Table:
+        """Charges that we have refunded for less than was charged, with what was not ours to give back (`DEVIATION_SCHEMA`)."""
+        self._give("moved", self._moved())
+        return self._database.execute(
+            "SELECT l.original_id, 'shrunk' AS kind, l.wrong_minor - m.amount_minor AS amount_minor"
+            " FROM moved m JOIN plan_line l USING (original)"
+            " WHERE m.kind = 'refund' AND m.state = 'succeeded' AND m.amount_minor < l.wrong_minor"
+        ).to_arrow_table()
 
     def _class_lines(self) -> None:
         self._give("moved", self._moved())
@@ -247,10 +282,9 @@ class PlanInProgress:
         self._database.register("payment_state", states)
         self._run("reversals_wave.sql", given | {"step": self.step, "kind": self.kind})
         deviations = self._database.execute(
-            "SELECT original_id, verdict, amount_minor FROM judged WHERE verdict <> 'send' AND NOT list_contains(?, verdict)"
-            " UNION ALL SELECT original_id, 'shrunk', amount_minor - refundable_minor FROM judged"
-            " WHERE verdict = 'send' AND ? = 'refund' AND refundable_minor < amount_minor",
-            [list(WAVE_VERDICTS_LEFT), self.step],
+            "SELECT original_id, verdict, if(list_contains(?, verdict), wrong_minor, amount_minor) FROM judged"
+            " WHERE verdict <> 'send' AND NOT list_contains(?, verdict)",
+            [list(SETTLED_OTHERWISE), list(WAVE_VERDICTS_LEFT)],
         ).to_arrow_table()
         return self._database.table("intended").to_arrow_table(), deviations.rename_columns(DEVIATION_SCHEMA.names)
 
@@ -329,19 +363,22 @@ def _stage_deviations(connection: Any) -> None:
 
 def _keep_deviations(connection: Any, incident_id: str, day: date) -> None:
     """Move staged deviations into the books, each once, with the entries of those that settle a wrong charge without us."""
-    entry = {flag: posting_without_operation("expired", after_decline=flag) for flag in (False, True)}
+    owing, plain = (posting_without_operation("expired", after_decline=flag) for flag in (True, False))
     connection.execute(
         "WITH fresh AS ("
         "  INSERT INTO makegood.deviation (incident_id, original_id, kind, amount_minor)"
         "  SELECT %(incident)s, original_id, kind, amount_minor FROM fresh_deviation ON CONFLICT DO NOTHING"
-        "  RETURNING original_id, kind, amount_minor)"
+        "  RETURNING original_id, kind, amount_minor),"
+        # what refused attempts have left owing is settled first; the rest had never been taken out of revenue
+        " settling AS (SELECT f.*, o.currency, least(f.amount_minor, coalesce((SELECT"
+        "    sum(CASE WHEN e.credit = %(owing)s THEN e.amount_minor WHEN e.debit = %(owing)s THEN -e.amount_minor END)"
+        "    FROM makegood.operation p JOIN makegood.entry e USING (operation_id)"
+        "    WHERE p.original_id = f.original_id), 0))::bigint AS owed_minor"
+        "  FROM fresh f JOIN makegood.operation o ON o.operation_id = f.original_id WHERE f.kind = ANY(%(settling)s))"
         " INSERT INTO makegood.entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
-        " SELECT f.original_id, f.kind, CASE WHEN EXISTS (SELECT FROM makegood.operation p JOIN makegood.entry e USING (operation_id)"
-        "   WHERE p.original_id = f.original_id AND e.step = 'final' AND e.credit = 'refund_payable')"
-        "   THEN %(declined)s ELSE %(plain)s END::makegood.account, %(credit)s, f.amount_minor, o.currency, %(day)s"
-        " FROM fresh f JOIN makegood.operation o ON o.operation_id = f.original_id"
-        " WHERE f.kind = ANY(%(settling)s) AND f.amount_minor > 0",
-        {"incident": incident_id, "declined": entry[True].debit, "plain": entry[False].debit, "credit": entry[False].credit,
-         "day": day, "settling": list(SETTLED_OTHERWISE)},
+        " SELECT original_id, step, debit::makegood.account, %(credit)s, moved_minor, currency, %(day)s FROM settling CROSS JOIN LATERAL"
+        " (VALUES (kind, %(plain)s, amount_minor - owed_minor), (kind || '_owed', %(owing)s, owed_minor)) v(step, debit, moved_minor)"
+        " WHERE moved_minor > 0",
+        {"incident": incident_id, "owing": owing.debit, "plain": plain.debit, "credit": plain.credit, "day": day,
+         "settling": list(SETTLED_OTHERWISE)},
     )  # fmt: skip
-

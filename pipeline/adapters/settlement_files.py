@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.adapters import duck
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.settlement import NOT_CUSTOMERS, TIME_ZONE_ABBREVIATIONS
 from pipeline.ports import Progress, no_progress
@@ -91,7 +92,7 @@ def read_settlement_files(
     contents: dict[str, str] = {}
     files, tables, refused, duplicates = [], [], {}, {}
     paths = sorted(paths)
-    with duckdb.connect(config={"threads": 2, "memory_limit": "1500MB"}) as connection:
+    with duck.connect() as connection:
         _prepare(connection)
         for done, path in enumerate(paths):
             progress("settlement files read", done, len(paths))

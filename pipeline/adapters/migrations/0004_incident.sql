@@ -122,7 +122,7 @@ CREATE TABLE notice (
 -- because nothing has come of it yet; an approval that expired by itself is, for the customer, one that was voided.
 CREATE VIEW notice_due AS
     SELECT d.*
-    FROM (SELECT o.incident_id, o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, c.reason, e.effective_on,
+    FROM (SELECT o.incident_id, o.kind, o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, c.reason, e.effective_on,
                  CASE WHEN o.kind = 'rebill' AND c.status = 'declined' THEN 'rebill_declined' ELSE o.kind END AS step
           FROM operation o
           JOIN outcome c USING (operation_id)
@@ -130,7 +130,7 @@ CREATE VIEW notice_due AS
           WHERE o.incident_id IS NOT NULL AND c.reason IS DISTINCT FROM 'withdrawn'
             AND (c.status = 'succeeded' OR o.kind = 'rebill')
           UNION ALL
-          SELECT v.incident_id, o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, NULL, NULL, 'void'
+          SELECT v.incident_id, 'void', o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, NULL, NULL, 'void'
           FROM deviation v JOIN operation o ON o.operation_id = v.original_id WHERE v.kind = 'expired') d
     WHERE NOT EXISTS (SELECT FROM notice n
                       WHERE n.incident_id = d.incident_id AND n.customer_id = d.customer_id AND n.step = d.step);
