@@ -19,7 +19,8 @@ GROUP BY l.customer_id, l.bill_cycle;
 CREATE OR REPLACE TEMP TABLE verdict AS
 WITH reasoned AS (
     SELECT
-        l.rowid AS line_id, v.refundable_minor, s.customer_id IS NOT NULL AS has_right_charge,
+        l.rowid AS line_id, v.refundable_minor, u.state = 'succeeded' AND (v.state = 'voided' OR u.amount_minor = l.wrong_minor) AS is_undone_by_us,
+        s.customer_id IS NOT NULL AS has_right_charge,
         CASE
             WHEN l.operation_id IS NULL THEN 'never_charged'
             WHEN l.state IN ('unknown', 'sent') THEN 'outcome_unknown'
@@ -64,7 +65,7 @@ WHERE d.reversal IN ('wait', 'manual');
 
 -- The plan, a line each, in the order of its key.
 WITH reasoned AS (
-    SELECT l.*, d.reversal, d.reversal_reason, d.refundable_minor, c.void_back_by, c.refund_back_by,
+    SELECT l.*, d.reversal, d.reversal_reason, d.refundable_minor, d.is_undone_by_us, c.void_back_by, c.refund_back_by,
         CASE
             WHEN l.nth > 1 THEN 'with_first_charge'
             WHEN NOT l.has_right_bill THEN 'no_right_bill'
@@ -111,4 +112,6 @@ SELECT
     CASE reversal WHEN 'void' THEN void_back_by WHEN 'refund' THEN refund_back_by END AS money_back_by
 FROM decided
 WHERE NOT $is_successor OR reversal <> 'none' OR rebill <> 'no_rebill'
+   -- gone without us, in whole or in part: a step has yet to keep that in the books, or has
+   OR (reversal_reason IN ('approval_expired', 'already_voided', 'already_returned') AND is_undone_by_us IS DISTINCT FROM true)
 ORDER BY customer_id, bill_cycle, occurrence
