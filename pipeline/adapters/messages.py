@@ -41,8 +41,8 @@ KEY_SCHEMA = pa.schema([("customer_id", pa.string()), ("operation_id", pa.string
 """What a receipt is written from; no contact among it."""
 
 DUE_SCHEMA = pa.schema([
-    ("customer_id", pa.string()), ("operation_id", pa.string()), ("payment_method", pa.string()), ("amount_minor", pa.int64()),
-    ("currency", pa.string()), ("reason", pa.string()), ("effective_on", pa.date32()),
+    ("customer_id", pa.string()), ("operation_id", pa.string()), ("amount_minor", pa.int64()), ("currency", pa.string()),
+    ("reason", pa.string()), ("effective_on", pa.date32()),
 ])  # fmt: skip
 
 RECEIPT_COLUMNS = ["incident_id", "customer_id", "step", "operation_id", "channel", "receipt"]
@@ -136,18 +136,17 @@ class Outbox:
         ).to_arrow_table()
 
     def _due(self, step: str) -> pa.Table:
-        # Only a rebill's message names the day; without the column no entry has to be looked up.
-        day = "effective_on" if KIND_OF_STEP[step] == "rebill" else "NULL::date"
         query = sql.SQL(
-            f"SELECT customer_id, replace(operation_id::text, '-', ''), payment_method, amount_minor, currency, reason, {day}"
-            " FROM notice_due WHERE incident_id = {} AND kind = {} AND step = {}"
-        ).format(sql.Literal(self.incident_id), sql.Literal(KIND_OF_STEP[step]), sql.Literal(step))
+            "SELECT customer_id, replace(operation_id::text, '-', ''), amount_minor, currency, reason, effective_on"
+            " FROM notice_due WHERE incident_id = {} AND step = {}"
+        ).format(sql.Literal(self.incident_id), sql.Literal(step))
         return fetch(conninfo(self._server.pipeline_url), query, DUE_SCHEMA)
 
     def _still_open(self, step: str) -> pa.Table:
         """Customers with an operation that is not final. A wave that was answered has left none but the unanswered."""
         query = sql.SQL(
-            "WITH answered AS (SELECT scope, wave FROM wave_state WHERE starts_with(scope, {incident} || '/') AND answered AND NOT rejected)"
+            "WITH answered AS (SELECT scope, wave FROM wave_state"
+            "  WHERE starts_with(scope, {incident} || '/') AND answered AND NOT rejected)"
             " SELECT o.customer_id FROM operation o WHERE o.incident_id = {incident} AND o.kind = {kind}"
             " AND (o.scope, o.wave) NOT IN (SELECT scope, wave FROM answered)"
             " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"

@@ -1,6 +1,6 @@
 -- One message per customer of a step, in the customer's language, saying what has happened and nothing else.
 --
--- Tables given: outcome_due (customer_id, operation_id, payment_method, amount_minor, currency, reason, effective_on of operations whose
+-- Tables given: outcome_due (customer_id, operation_id, amount_minor, currency, reason, effective_on of operations whose
 -- outcome nobody was told), still_open (customers with an operation of the step whose outcome is not known), promise (customer_id,
 -- money_back_by, is_undone, nothing_due - from the approved plans), contact (customer_id, phone, email, language), template (language,
 -- variant, text), exponent (currency, exponent). Parameters: $incident_id, $step, $final_reasons, $retry_days.

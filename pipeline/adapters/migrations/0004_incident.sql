@@ -120,18 +120,23 @@ CREATE TABLE notice (
 -- The outbox: an outcome of an incident's operation is, from the transaction that recorded it, a message due - until a
 -- receipt says that it went. No message can be lost, or speak of what is not so: a refused void or refund says nothing,
 -- because nothing has come of it yet; an approval that expired by itself is, for the customer, one that was voided.
+-- One branch per step, so that asking for a step looks at its operations alone.
 CREATE VIEW notice_due AS
     SELECT d.*
-    FROM (SELECT o.incident_id, o.kind, o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, c.reason, e.effective_on,
-                 CASE WHEN o.kind = 'rebill' AND c.status = 'declined' THEN 'rebill_declined' ELSE o.kind END AS step
-          FROM operation o
-          JOIN outcome c USING (operation_id)
-          LEFT JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final'
-          WHERE o.incident_id IS NOT NULL AND c.reason IS DISTINCT FROM 'withdrawn'
-            AND (c.status = 'succeeded' OR o.kind = 'rebill')
+    FROM (SELECT o.incident_id, o.customer_id, o.kind AS step, o.operation_id, o.amount_minor, o.currency, c.reason, NULL::date AS effective_on
+          FROM operation o JOIN outcome c USING (operation_id)
+          WHERE o.kind IN ('void', 'refund') AND c.status = 'succeeded'
           UNION ALL
-          SELECT v.incident_id, 'void', o.customer_id, o.operation_id, o.payment_method, o.amount_minor, o.currency, NULL, NULL, 'void'
-          FROM deviation v JOIN operation o ON o.operation_id = v.original_id WHERE v.kind = 'expired') d
+          SELECT v.incident_id, o.customer_id, 'void', o.operation_id, o.amount_minor, o.currency, NULL, NULL
+          FROM deviation v JOIN operation o ON o.operation_id = v.original_id WHERE v.kind = 'expired'
+          UNION ALL
+          SELECT o.incident_id, o.customer_id, 'rebill', o.operation_id, o.amount_minor, o.currency, NULL, e.effective_on
+          FROM operation o JOIN outcome c USING (operation_id) JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final'
+          WHERE o.kind = 'rebill' AND c.status = 'succeeded'
+          UNION ALL
+          SELECT o.incident_id, o.customer_id, 'rebill_declined', o.operation_id, o.amount_minor, o.currency, c.reason, e.effective_on
+          FROM operation o JOIN outcome c USING (operation_id) JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final'
+          WHERE o.kind = 'rebill' AND c.status = 'declined' AND c.reason <> 'withdrawn') d
     WHERE NOT EXISTS (SELECT FROM notice n
                       WHERE n.incident_id = d.incident_id AND n.customer_id = d.customer_id AND n.step = d.step);
 
