@@ -1,10 +1,13 @@
 """The command line as others rely on it: what --json holds, and the exit codes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
@@ -96,6 +99,21 @@ def test_two_different_people_release_a_held_run_and_it_says_so(cli, sources, tm
     code, reviewed = cli("run", "report", held["run_id"], "--reviewed", "seen <b>twice</b>", login="approver")
     page = Path(reviewed["report"]).read_text(encoding="utf-8")
     assert "seen &lt;b&gt;twice&lt;/b&gt;" in page and "agreed" in page
+
+
+@pytest.mark.slow
+def test_a_label_of_another_month_in_the_rows_is_seen_through_the_lakes_own_folders(cli, sources, tmp_path):
+    """The lake's path says 2023-09; what counts is what the rows say."""
+    period = tmp_path / "billing_period=2023-09"
+    shutil.copytree(sources / "right", tmp_path, dirs_exist_ok=True)
+    (period / "manifest.json").unlink()
+    for path in period.glob("*.parquet"):
+        table = pq.read_table(path, partitioning=None)
+        label = pa.array(["2023-07"] * table.num_rows)
+        pq.write_table(table.set_column(table.column_names.index("billing_period"), "billing_period", label), path)
+    code, held = cli("verify", "--source", str(tmp_path), "--period", "2023-09")
+    assert code == 3
+    assert any("2023-07" in finding["explanation"] or "period" in finding["rule"] for finding in held["findings"])
 
 
 def test_sending_stops_until_it_is_resumed(cli):

@@ -19,7 +19,7 @@ def find_due(run: LandedRun, charged: pa.Table, *, held_issuers: Set[str] = froz
         held_issuers: issuers whose charges of the period an open incident is putting right.
     """
     with duck.connect() as connection:
-        connection.read_parquet(str(run.path)).create_view("landed")
+        connection.read_parquet(str(run.path), hive_partitioning=False).create_view("landed")
         connection.register("charged", charged)
         connection.execute(_query("charges_due.sql"), {"held_issuers": sorted(held_issuers)})
         rows = connection.execute(

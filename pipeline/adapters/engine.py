@@ -111,13 +111,14 @@ class Measurement:
         """Write the offending rows to `path` (Parquet); returns `reason, rows`, most frequent first."""
         self._connection.execute(f"COPY ({_sql('quarantine')}) TO '{_quoted(path)}' (FORMAT parquet, COMPRESSION zstd)")
         return self._rows(
-            f"SELECT reason, count(*) AS rows FROM read_parquet('{_quoted(path)}') GROUP BY reason ORDER BY rows DESC, reason"
+            f"SELECT reason, count(*) AS rows FROM read_parquet('{_quoted(path)}', hive_partitioning = FALSE)"
+            " GROUP BY reason ORDER BY rows DESC, reason"
         )
 
     def quarantine_sample(self, path: Path, per_reason: int) -> Table:
         """The first rows of each reason in a file that `quarantine` wrote."""
         return self._rows(
-            f"SELECT * FROM read_parquet('{_quoted(path)}') QUALIFY row_number() OVER "
+            f"SELECT * FROM read_parquet('{_quoted(path)}', hive_partitioning = FALSE) QUALIFY row_number() OVER "
             f"(PARTITION BY reason ORDER BY source_file, source_row) <= {int(per_reason)} ORDER BY reason, source_file, source_row"
         )
 
@@ -251,8 +252,10 @@ class Measurement:
             raise FatalError(f"{self._run.run_id} cannot be measured ({name}.sql: {reason}); land it again") from error
 
     def _view(self, name: str, path: Path) -> None:
+        # The lake's folders look like Hive partitions; read as such, their labels would hide what the rows themselves say.
+        parquet = f"read_parquet('{_quoted(path)}', hive_partitioning = FALSE)"
         try:
-            self._connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet('{_quoted(path)}')")
+            self._connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM {parquet}")
             columns = {row[0] for row in self._connection.execute(f"DESCRIBE {name}").fetchall()}
         except duckdb.Error as error:
             raise FatalError(f"{path} cannot be read as a landed run: {error}; land it again") from error

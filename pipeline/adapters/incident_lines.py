@@ -107,7 +107,7 @@ def lay_out(
         corrected: the corrected run's Parquet file.
     """
     with duck.connect(preserve_insertion_order=False) as connection:
-        connection.read_parquet(str(corrected)).create_view("landed")
+        connection.read_parquet(str(corrected), hive_partitioning=False).create_view("landed")
         connection.register("wrong", wrong)
         connection.register("elsewhere", elsewhere)
         _run(connection, "assess.sql", {"issuers": list(issuers) if issuers is not None else None})

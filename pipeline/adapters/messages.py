@@ -81,7 +81,9 @@ class Outbox:
             connection.autocommit = True
             name = f"makegood.notify.{self.incident_id}"
             if not connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (name,)).fetchone()[0]:
-                raise RetriableError(f"{self.incident_id}: messages are being sent already; try again when that has finished")
+                raise RetriableError(
+                    f"{self.incident_id}: messages are being sent already; try again when that has finished"
+                )
             yield
 
     def _give_contacts(self, path: Path | None) -> None:
@@ -91,7 +93,9 @@ class Outbox:
         columns = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in CONTACT_SCHEMA.names)
         try:
             self._database.execute(
-                f"CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) {columns} FROM read_parquet(?)", [str(path)]
+                f"CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) {columns}"
+                " FROM read_parquet(?, hive_partitioning = FALSE)",
+                [str(path)],
             )
         except duckdb.Error as error:  # its text could quote a value
             needed = ", ".join(CONTACT_SCHEMA.names)
@@ -102,9 +106,15 @@ class Outbox:
     def _give_promises(self, plans: list[pa.Table]) -> None:
         """What the plans said to a customer; the newest one that says anything rules."""
         needed = ["customer_id", "reversal", "money_back_by", "rebill", "rebill_reason"]
-        empty = pa.table({name: pa.array([], pa.date32() if name == "money_back_by" else pa.string()) for name in needed})
-        ages = [plan.select(needed).append_column("age", pa.repeat(age, plan.num_rows)) for age, plan in enumerate(plans)]
-        self._database.register("planned", pa.concat_tables(ages) if ages else empty.append_column("age", pa.array([], pa.int64())))
+        empty = pa.table(
+            {name: pa.array([], pa.date32() if name == "money_back_by" else pa.string()) for name in needed}
+        )
+        ages = [
+            plan.select(needed).append_column("age", pa.repeat(age, plan.num_rows)) for age, plan in enumerate(plans)
+        ]
+        self._database.register(
+            "planned", pa.concat_tables(ages) if ages else empty.append_column("age", pa.array([], pa.int64()))
+        )
         self._database.execute(
             "CREATE TABLE promise AS SELECT customer_id, max(money_back_by) AS money_back_by,"
             " bool_or(reversal IN ('void', 'refund')) AS is_undone,"
@@ -132,7 +142,8 @@ class Outbox:
     def messages(self, start: int, count: int) -> pa.Table:
         """Some of the messages worded last, in the order of customers."""
         return self._database.execute(
-            "SELECT * EXCLUDE (place) FROM message WHERE place >= ? AND place < ? ORDER BY place", [start, start + count]
+            "SELECT * EXCLUDE (place) FROM message WHERE place >= ? AND place < ? ORDER BY place",
+            [start, start + count],
         ).to_arrow_table()
 
     def _due(self, step: str) -> pa.Table:
@@ -182,7 +193,8 @@ class Outbox:
         """Customers told, by step."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT step, count(*) FROM notice WHERE incident_id = %s GROUP BY step ORDER BY step", (self.incident_id,)
+                "SELECT step, count(*) FROM notice WHERE incident_id = %s GROUP BY step ORDER BY step",
+                (self.incident_id,),
             ).fetchall()
         return dict(rows)
 
@@ -242,11 +254,14 @@ def templates() -> pa.Table:
         for file in sorted(folder.iterdir(), key=lambda f: f.name):
             text = file.read_text(encoding="utf-8")
             try:
-                too_long = len(text.encode("euc-kr")) > LMS_BYTES_MAX // 2  # amounts, dates and a closing sentence come on top
+                too_long = (
+                    len(text.encode("euc-kr")) > LMS_BYTES_MAX // 2
+                )  # amounts, dates and a closing sentence come on top
             except UnicodeEncodeError as error:
-                raise FatalError(f"notice {language}/{file.name}: {text[error.start]!r} cannot be sent as a text message") from None
+                raise FatalError(
+                    f"notice {language}/{file.name}: {text[error.start]!r} cannot be sent as a text message"
+                ) from None
             if too_long:
                 raise FatalError(f"notice {language}/{file.name} is too long for a text message")
             rows.append({"language": language, "variant": file.name.removesuffix(".txt"), "text": text})
     return pa.Table.from_pylist(rows)
-

@@ -201,7 +201,7 @@ class Book:
             ValueError: a required column is missing.
             duckdb.Error: it is not Parquet.
         """
-        columns = set(self.connection.read_parquet(str(path)).columns)
+        columns = set(self.connection.read_parquet(str(path), hive_partitioning=False).columns)
         missing = {"instrument_token", "payment_method", "issuer"} - columns
         if missing:
             raise ValueError(f"columns missing: {', '.join(sorted(missing))}")
@@ -212,7 +212,7 @@ class Book:
             f"""CREATE OR REPLACE TEMP TABLE dropped AS
                 SELECT DISTINCT d.instrument_token, d.payment_method, d.issuer, coalesce({status}, 'open') AS status,
                     CAST({limit} AS BIGINT) AS limit_minor, CAST({balance} AS BIGINT) AS balance_minor
-                FROM read_parquet(?) d LEFT JOIN card c USING (instrument_token)""",
+                FROM read_parquet(?, hive_partitioning = FALSE) d LEFT JOIN card c USING (instrument_token)""",
             [str(path)],
         )
         self.connection.execute(
