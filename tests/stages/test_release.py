@@ -239,7 +239,7 @@ def test_a_process_killed_at_any_recovery_point_is_resumed_and_charges_once(mont
     table = bills(1_100)
     run = month.land(table)
     arguments = [str(month.settings.home), month.as_of.isoformat(), run, owner, method, when, str(nth)]
-    killed = subprocess.run([sys.executable, "-c", CRASH, *arguments], cwd=ROOT, capture_output=True, timeout=120)  # noqa: S603
+    killed = subprocess.run([sys.executable, "-c", CRASH, *arguments], cwd=ROOT, capture_output=True, timeout=120)
     assert killed.returncode == -9, killed.stderr.decode()[-2000:]
     resumed = month.app().release(run)
     assert (resumed.charged, resumed.unknown, resumed.not_sent) == (1_100, 0, 0)
