@@ -8,11 +8,14 @@ each task is due; nobody waits for it.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import BaseOperator, Context
+
+REHEARSED_WAIT = timedelta(seconds=6)
+"""How long a rehearsal waits for anything: until the scheduler has noted that the task waits; before, it takes it for lost."""
 
 Does = Callable[[Context, datetime], tuple[Any, datetime | None]]
 """Told the run and what time it is; returns the task's result, and when it is to be called again (None: never)."""
@@ -33,9 +36,10 @@ class AtItsTime(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do it now if it is due, else wait."""
-        due = max(self.due(context), time_before(context, self.upstream_task_ids))
-        if not is_rehearsal(context) and due > datetime.now(UTC):
-            self._wait_until(due, due)
+        before = time_before(context, self.upstream_task_ids)
+        due = max(self.due(context), before)
+        if due > (before if is_rehearsal(context) else datetime.now(UTC)):
+            self._wait(context, due)
         return self._do(context, due)
 
     def execute_complete(self, context: Context, event: Any, due: str) -> Any:
@@ -44,13 +48,14 @@ class AtItsTime(BaseOperator):
 
     def _do(self, context: Context, due: datetime) -> Any:
         result, again = self.does(context, due if is_rehearsal(context) else datetime.now(UTC))
-        if again is None:
-            return result | {"at": due.isoformat()}
-        self.log.info("%s; going on at %s", result, again)
-        return self._wait_until(datetime.now(UTC) if is_rehearsal(context) else again, again)
+        if again is not None:
+            self.log.info("%s", result)
+            self._wait(context, again)
+        return result | {"at": due.isoformat()}
 
-    def _wait_until(self, moment: datetime, due: datetime) -> None:
+    def _wait(self, context: Context, due: datetime) -> NoReturn:
         self.log.info("waiting until %s, without a worker", due)
+        moment = datetime.now(UTC) + REHEARSED_WAIT if is_rehearsal(context) else due
         self.defer(
             trigger=DateTimeTrigger(moment=moment), method_name="execute_complete", kwargs={"due": due.isoformat()}
         )

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 SETTLED_BY = time(10)
 """When the acquirer's files of the day before are here, with an hour to spare: what was waited for is looked at again then."""
 
+ALL_SETTLED_AFTER = timedelta(days=3)
+"""After the last rebill: a credit card is claimed by the end of the next day and settled the day after."""
+
 ALL_SETTLED_WITHIN = timedelta(days=14)
 """After the last rebill everything has been in a settlement file by then, holidays included, or is a break with a name."""
 
@@ -313,6 +316,12 @@ def _later(windows: Windows, first: date, retry_on: str | None) -> Windows:
     return Windows(Window(first, windows.reversal.last + by), Window(windows.rebill.first + by, rebill_last))
 
 
+def settled(context: Context) -> datetime:
+    """When the last rebills can be in the acquirer's files at the earliest; until then the daily settlement looks after them."""
+    at = time_before(context, {"rebill"})
+    return _next(SETTLED_BY, at + ALL_SETTLED_AFTER - ONE_DAY, open_installation().settings.timezone)
+
+
 def match_files(context: Context, moment: datetime) -> tuple[dict[str, Any], datetime | None]:
     """Match plan, ledger and settlement files; again tomorrow while something is not settled yet and need not be."""
     makegood, record = _installation_and_plan(context, moment)
@@ -332,8 +341,8 @@ def match_files(context: Context, moment: datetime) -> tuple[dict[str, Any], dat
 
 
 RECONCILE_DOC = """### Plan, ledger and the acquirer's files
-Every line matched, or a break with a name. Purple: not everything has been settled yet and need not have been; it looks again
-every day at 10:00, for two weeks at most. Breaks do not make it red: `close` decides.
+Every line matched, or a break with a name. Purple: not everything can have been settled yet - three days after the last
+rebill it looks, then every day at 10:00, for two weeks at most. Breaks do not make it red: `close` decides.
 
 **Red?** A file cannot be read, or the acquirer is away.
 """
@@ -443,7 +452,7 @@ with DAG(
         task_id="rebill", due=rebill_opens, does=charge_anew, trigger_rule="none_failed", doc_md=REBILL_DOC
     )
     left = anything_left()
-    reconcile = AtItsTime(task_id="reconcile", due=partial(opens, "rebill"), does=match_files, doc_md=RECONCILE_DOC)
+    reconcile = AtItsTime(task_id="reconcile", due=settled, does=match_files, doc_md=RECONCILE_DOC)
     told_undone, told_rebilled = (
         AtItsTime(task_id=f"notify_{what}", due=waking_hour, does=tell, doc_md=NOTIFY_DOC)
         for what in ("undone", "rebilled")
