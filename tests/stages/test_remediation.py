@@ -1,6 +1,9 @@
 """Undoing and charging again, with a real database and a real acquirer process: nobody twice, nobody early, nobody forgotten."""
 
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -17,6 +20,8 @@ from tests.remediation_world import (
     charged_and_approved,
     people,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def counts(result: dict) -> tuple[int, int, int]:
@@ -236,7 +241,9 @@ def test_a_declined_rebill_follows_the_no_fault_schedule_inside_the_window_alone
     world.step("cancel", ELEVENTH)
     world.turn(TWELFTH)
     card = {"payment_method": ["credit_card"], "issuer": ["HANBIT"]}
-    world.rail.introduce(pa.table({"instrument_token": [poor.token], "limit_minor": pa.array([100], pa.int64())} | card))
+    world.rail.introduce(
+        pa.table({"instrument_token": [poor.token], "limit_minor": pa.array([100], pa.int64())} | card)
+    )
     world.happens("close_card", closed)
     world.rule = type(world.rule)(declined_share_max=1.0)
     declined = world.step("rebill")
@@ -274,3 +281,70 @@ def test_no_plan_moves_more_than_its_cap(world):
     with pytest.raises(SendingStopped, match="above the cap"):
         world.step("cancel", ELEVENTH)
     assert [row["kind"] for row in world.book()].count("void") == 10
+
+
+CRASH = """
+import os, signal, sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from pipeline.adapters.ledger import PostgresLedger
+from pipeline.adapters.rails.practice import PracticeRail
+from pipeline.adapters.remedies import PlanInProgress
+from pipeline.settings import Settings
+from tests.remediation_world import World
+
+home, folder, name, incident, step, at, owner, method, when, nth = sys.argv[1:]
+cls = {"ledger": PostgresLedger, "rail": PracticeRail, "plan": PlanInProgress}[owner]
+original, calls = getattr(cls, method), []
+
+def dying(*arguments, **options):
+    calls.append(1)
+    if when == "before" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*arguments, **options)
+    if when == "after" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(cls, method, dying)
+world = World(replace(Settings.from_environment(), home=Path(home)), Path(folder), name)
+world.incident = incident
+world.step(step, datetime.fromisoformat(at))
+"""
+
+
+@pytest.mark.parametrize("step", ["refund", "rebill"])
+@pytest.mark.parametrize(("owner", "method", "when", "nth"), [
+    ("plan", "commit", "after", 2),
+    ("ledger", "record_batch", "after", 2),
+    ("ledger", "record_event", "after", 1),
+    ("rail", "submit", "after", 2),
+    ("ledger", "record_answers", "before", 1),
+    ("plan", "note_deviations", "before", 3),
+])  # fmt: skip
+def test_a_process_killed_in_the_middle_of_a_step_is_resumed_and_moves_no_money_twice(
+    world, settings, tmp_path, request, step, owner, method, when, nth
+):
+    customers = people(world, 30, method="check_card")
+    charged_and_approved(world, customers)
+    if step == "rebill":
+        world.step("refund", ELEVENTH)
+    at = TWELFTH if step == "rebill" else ELEVENTH
+    arguments = [
+        str(settings.home),
+        str(tmp_path),
+        request.node.nodeid,
+        world.incident,
+        step,
+        at.isoformat(),
+        owner,
+        method,
+        when,
+        str(nth),
+    ]
+    killed = subprocess.run([sys.executable, "-c", CRASH, *arguments], cwd=ROOT, capture_output=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
+    resumed = world.step(step, at)
+    assert (counts(resumed), resumed["left"]) == ((30, 0, 0), {})
+    assert world.kept() == {c.token: c.right if step == "rebill" else 0 for c in customers}
