@@ -271,7 +271,7 @@ WITH left_over AS (
 )
 SELECT row_number() OVER () AS line, concat('support-', $id, '-', row_number() OVER ()) AS merchant_reference, 'refund' AS kind,
     payment_id AS original, CAST(coalesce({amount}, l.amount_minor) AS BIGINT) AS amount_minor, l.currency
-FROM event e JOIN left_over l ON l.payment_no = try_number(e.payment_id)"""
+FROM event e JOIN left_over l ON l.payment_no = try_number(e.payment_id) WHERE coalesce({amount}, l.amount_minor) > 0"""
 
 
 def _file_order(path: Path) -> tuple[str, int, str]:

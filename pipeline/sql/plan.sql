@@ -113,5 +113,6 @@ SELECT
 FROM decided
 WHERE NOT $is_successor OR reversal <> 'none' OR rebill <> 'no_rebill'
    -- gone without us, in whole or in part: a step has yet to keep that in the books, or has
-   OR (reversal_reason IN ('approval_expired', 'already_voided', 'already_returned') AND is_undone_by_us IS DISTINCT FROM true)
+   OR (reversal_reason IN ('approval_expired', 'already_voided', 'already_returned') AND is_undone_by_us IS DISTINCT FROM true
+       AND rebill_reason <> 'already_rebilled')
 ORDER BY customer_id, bill_cycle, occurrence

@@ -8,6 +8,10 @@ CREATE OR REPLACE TEMP TABLE meant_bill AS
 SELECT customer_id, billing_period, bill_cycle, max(correct_minor) AS correct_minor, max(rebill_last) AS rebill_last
 FROM meant WHERE rebill = 'rebill' GROUP BY ALL;
 
+-- A rebill that went out stays meant when a later plan has nothing left to say of its bill, or holds it until its outcome is known.
+CREATE OR REPLACE TEMP VIEW meant_ever AS
+SELECT customer_id, billing_period, bill_cycle, correct_minor AS amount_minor FROM planned WHERE rebill = 'rebill';
+
 CREATE OR REPLACE TEMP TABLE undo AS
 SELECT operation_id, kind, amount_minor, original_id FROM operation WHERE of_incident AND kind IN ('void', 'refund');
 
@@ -31,13 +35,13 @@ SELECT 'extra', key_of(u.operation_id), u.amount_minor, CAST($today AS DATE), 'a
 FROM undo u ANTI JOIN meant USING (original_id)
 UNION ALL
 SELECT 'extra', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'a rebill that no approved plan has'
-FROM recharge r ANTI JOIN meant_bill USING (customer_id, billing_period, bill_cycle)
+FROM recharge r ANTI JOIN meant_ever USING (customer_id, billing_period, bill_cycle)
 UNION ALL
 SELECT 'amount', key_of(u.operation_id), u.amount_minor, CAST($today AS DATE),
     'the plan meant to ' || m.reversal || ' ' || coalesce(m.reversal_minor, m.wrong_minor)
 FROM undo u JOIN meant m USING (original_id)
 WHERE u.amount_minor > coalesce(m.reversal_minor, m.wrong_minor)
 UNION ALL
-SELECT 'amount', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'the plan meant to rebill ' || b.correct_minor
-FROM recharge r JOIN meant_bill b USING (customer_id, billing_period, bill_cycle)
-WHERE r.amount_minor <> b.correct_minor;
+SELECT 'amount', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'no approved plan meant to rebill that amount'
+FROM recharge r ANTI JOIN meant_ever exact USING (customer_id, billing_period, bill_cycle, amount_minor)
+SEMI JOIN meant_ever bill USING (customer_id, billing_period, bill_cycle);
