@@ -84,8 +84,10 @@ CREATE TABLE entry (
 );
 
 -- A foreign key checked once per statement instead of once per row: operations are never deleted, so a check at
--- insertion is a check for ever, and a million rows cost one join instead of a million look-ups.
-CREATE FUNCTION belongs_to_an_operation() RETURNS trigger LANGUAGE plpgsql AS $$
+-- insertion is a check for ever, and a wave costs one join. The join goes row by row through the key's index, whatever the
+-- planner believes of tables that grew a moment ago: its cost is the wave's, not the table's.
+CREATE FUNCTION belongs_to_an_operation() RETURNS trigger LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
     IF EXISTS (SELECT FROM inserted WHERE NOT EXISTS
                    (SELECT FROM makegood.operation o WHERE o.operation_id = inserted.operation_id)) THEN
@@ -122,17 +124,20 @@ CREATE VIEW operation_state AS
 
 -- What is undone of a charge - done, under way or unknown - never exceeds what was charged. Checked set-wise, like above.
 CREATE INDEX operation_by_original ON operation (original_id) WHERE original_id IS NOT NULL;
-CREATE FUNCTION undoes_no_more_than_was_charged() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION undoes_no_more_than_was_charged() RETURNS trigger LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE excess uuid;
 BEGIN
+    -- The sum is lateral so that it is looked up per charge through the index; joined freely, a wave would meet every reversal.
     SELECT charged.operation_id INTO excess
     FROM (SELECT DISTINCT original_id FROM inserted WHERE original_id IS NOT NULL) touched
-    JOIN makegood.operation undoing ON undoing.original_id = touched.original_id
+    CROSS JOIN LATERAL (
+        SELECT sum(undoing.amount_minor) AS amount_minor
+        FROM makegood.operation undoing LEFT JOIN makegood.outcome done ON done.operation_id = undoing.operation_id
+        WHERE undoing.original_id = touched.original_id AND done.status IS DISTINCT FROM 'declined'
+    ) undone
     JOIN makegood.operation charged ON charged.operation_id = touched.original_id
-    LEFT JOIN makegood.outcome done ON done.operation_id = undoing.operation_id
-    WHERE done.status IS DISTINCT FROM 'declined'
-    GROUP BY charged.operation_id
-    HAVING sum(undoing.amount_minor) > min(charged.amount_minor)
+    WHERE undone.amount_minor > charged.amount_minor
     LIMIT 1;
     IF excess IS NOT NULL THEN
         RAISE EXCEPTION 'more would be undone than was charged by operation %', excess USING ERRCODE = 'check_violation';
