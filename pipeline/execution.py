@@ -200,7 +200,9 @@ class Sender:
 
     def _hand_over(self, ready: "_Ready") -> None:
         if not ready.handed_over:
-            require_as_written(ready.file)  # it has waited for the wave before; once recorded as handed over it must be sendable
+            require_as_written(
+                ready.file
+            )  # it has waited for the wave before; once recorded as handed over it must be sendable
             self.ledger.record_event(ready.batch_id, "handed_over")
         self.rail.submit(ready.file)
 

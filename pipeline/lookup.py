@@ -61,10 +61,15 @@ def timeline(customer_id: str, facts: dict[str, list[dict[str, Any]]]) -> dict[s
     for notice in facts["notices"]:
         about = next(o for o in reversed(operations) if o["incident_id"] == notice["incident_id"])
         day = _day_of_step(operations, notice["step"]) or str(notice["recorded_at"].date())
-        events.append(_event(about, day, f"told the customer by {notice['channel']} ({notice['step'].replace('_', ' ')})", None))
+        events.append(
+            _event(about, day, f"told the customer by {notice['channel']} ({notice['step'].replace('_', ' ')})", None)
+        )
     for exception in facts["exceptions"]:
         about = next((o for o in operations if o["billing_period"] == exception["billing_period"]), None)
-        what = f"the plan: {exception['reversal']} / {exception['rebill']}".replace("_", " ") + f", because {_words(exception['reason'])}"
+        what = (
+            f"the plan: {exception['reversal']} / {exception['rebill']}".replace("_", " ")
+            + f", because {_words(exception['reason'])}"
+        )
         events.append({"day": None, "what": what, "billing_period": exception["billing_period"], "amount_minor": None,
                        "currency": about["currency"] if about else None})  # fmt: skip
     events.sort(key=lambda event: (event["billing_period"], event["day"] or ""))
@@ -91,7 +96,11 @@ def next_step(facts: dict[str, list[dict[str, Any]]]) -> str:
 
 def _next_in(incident: dict[str, Any], facts: dict[str, list[dict[str, Any]]]) -> str | None:
     mine = [o for o in facts["operations"] if o["billing_period"] == incident["billing_period"]]
-    wrong = [o for o in mine if o["kind"] == "charge" and o["scope"] == incident["charge_scope"] and o["status"] == "succeeded"]
+    wrong = [
+        o
+        for o in mine
+        if o["kind"] == "charge" and o["scope"] == incident["charge_scope"] and o["status"] == "succeeded"
+    ]
     covered = {d["original_id"] for d in facts["deviations"] if d["kind"] in _COVERS}
     undone = {o["original_id"] for o in mine if o["kind"] in _UNDOES and o["status"] == "succeeded"} | covered
     exception = next((x for x in facts["exceptions"] if x["plan_digest"] == incident["plan_digest"]), None)
@@ -101,11 +110,15 @@ def _next_in(incident: dict[str, Any], facts: dict[str, list[dict[str, Any]]]) -
     if standing:
         if not incident["approved"]:
             return "the repair is being planned and approved"
-        return f"cancellation or refund by {incident['reversal_last']}, then the right amount by {incident['rebill_last']}"
+        return (
+            f"cancellation or refund by {incident['reversal_last']}, then the right amount by {incident['rebill_last']}"
+        )
     if any(o["kind"] == "rebill" and o["status"] == "succeeded" for o in mine):
         return None
     if exception and exception["rebill"] != "rebill":
-        return None if exception["rebill"] == "no_rebill" else f"the right amount is held: {_words(exception['reason'])}"
+        return (
+            None if exception["rebill"] == "no_rebill" else f"the right amount is held: {_words(exception['reason'])}"
+        )
     if any(o["kind"] == "rebill" and o["status"] == "declined" for o in mine):
         return "the right amount is tried again; no late fee, no suspension"
     if not incident["approved"]:
@@ -123,7 +136,9 @@ def _operation_events(operation: dict[str, Any]) -> list[dict[str, Any]]:
     day = str(operation["day"] or operation["recorded_at"].date())
     events = [_event(operation, day, what, operation["amount_minor"])]
     if operation["settled_on"]:
-        settled = "the acquirer took the refund from its payout" if kind == "refund" else "the acquirer paid it out to us"
+        settled = (
+            "the acquirer took the refund from its payout" if kind == "refund" else "the acquirer paid it out to us"
+        )
         events.append(_event(operation, str(operation["settled_on"]), settled, operation["amount_minor"]))
     if operation["is_written_off"]:
         events.append(_event(operation, day, "it was written off when the incident closed", operation["amount_minor"]))

@@ -74,7 +74,17 @@ class Proof:
         return self.items["verdict"].to_pylist().count(verdict)
 
     def to_json(self) -> dict[str, Any]:
-        plain = ("incident_id", "currency", "residual_minor", "bills", "right", "charged", "rebilled", "by_day", "not_in_book")
+        plain = (
+            "incident_id",
+            "currency",
+            "residual_minor",
+            "bills",
+            "right",
+            "charged",
+            "rebilled",
+            "by_day",
+            "not_in_book",
+        )
         items = self.items.slice(0, ITEMS_NAMED).to_pylist()
         counts = {"open": self.count("open"), "unexplained": self.count("unexplained")}
         return {name: getattr(self, name) for name in plain} | counts | {"items": items}
@@ -86,12 +96,18 @@ class Proof:
         parts = ("voided", "expired", "refunded", "returned_by_others", "kept", "open", "written_off", "residual")
         lines += _equation(self.charged, "wrong_charged", parts, money)
         lines += ["", "correct bills"]
-        lines += _equation(self.rebilled, "correct", ("credit", "rebilled", "kept", "open", "written_off", "residual"), money)
+        lines += _equation(
+            self.rebilled, "correct", ("credit", "rebilled", "kept", "open", "written_off", "residual"), money
+        )
         zero = self.total("rebilled", "zero_bills")
         lines += ["", f"{self.right:,} of {self.bills:,} bills are exactly right; zero bills, not charged: {zero:,}",
                   f"{self.count('open'):,} open by name, {self.count('unexplained'):,} unexplained"]  # fmt: skip
         for item in self.items.slice(0, ITEMS_NAMED).to_pylist():
-            who = f"{item['customer_id']} {item['billing_period']}" if item["customer_id"] else f"payment {item['payment_id']}"
+            who = (
+                f"{item['customer_id']} {item['billing_period']}"
+                if item["customer_id"]
+                else f"payment {item['payment_id']}"
+            )
             held, unbilled = money(item["wrong_held_minor"]), money(item["unbilled_minor"])
             lines.append(f"  {item['verdict']:12} {who}: {held} held wrongly, {unbilled} not billed: {item['why']}")
         return "\n".join(lines) + "\n"
@@ -120,7 +136,9 @@ def prove(
         issuers: only bills sent to these were wrong; of the others, the corrected run is not looked at.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="makegood-spill-") as spill,  # its own: another process may be proving as well
+        tempfile.TemporaryDirectory(
+            prefix="makegood-spill-"
+        ) as spill,  # its own: another process may be proving as well
         duckdb.connect(config={"threads": 2, "memory_limit": "1500MB", "temp_directory": spill}) as connection,
     ):
         connection.execute("SET TimeZone = 'UTC'")

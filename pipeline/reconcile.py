@@ -81,8 +81,12 @@ def to_text(result: dict[str, Any]) -> str:
     def money(amount_minor: int) -> str:
         return format_minor(amount_minor, result["currency"])
 
-    lines = [f"{result['day']}: {result['lines']:,} settlement lines, {result['entered']:,} operations newly entered as settled"]
-    lines += [f"  matched {kind:7} {f['count']:>10,}  {money(f['amount_minor']):>20}" for kind, f in result["matched"].items()]
+    lines = [
+        f"{result['day']}: {result['lines']:,} settlement lines, {result['entered']:,} operations newly entered as settled"
+    ]
+    lines += [
+        f"  matched {kind:7} {f['count']:>10,}  {money(f['amount_minor']):>20}" for kind, f in result["matched"].items()
+    ]
     for name, figures in (("refunded by others", result["returned_elsewhere"]), ("not due yet", result["not_due"])):
         if figures["count"]:
             lines.append(f"  {name}: {figures['count']:,}, {money(figures['amount_minor'])}")
@@ -90,7 +94,9 @@ def to_text(result: dict[str, Any]) -> str:
     for kind, figures in result["breaks"].items():
         ages = ", ".join(f"{count:,} {bucket}" for bucket, count in figures["ages"].items())
         lines.append(f"  {kind}: {figures['count']:,}, {money(figures['amount_minor'])} - {BREAK_KINDS[kind]} ({ages})")
-        lines += [f"    {item['reference']}  {money(item['amount_minor'])}  {item['detail']}" for item in figures["first"]]
+        lines += [
+            f"    {item['reference']}  {money(item['amount_minor'])}  {item['detail']}" for item in figures["first"]
+        ]
     for name, words in _EXCEPTION.items():
         lines += [f"file {file} {words} {why}" for file, why in result["exceptions"][name].items()]
     return "\n".join([*lines, *(f"not here: {gap}" for gap in result["exceptions"]["gaps"])])
@@ -100,7 +106,14 @@ _EXCEPTION = {"refused": "is not read:", "duplicates": "has the same content as"
 
 
 def reconcile(
-    work: SideBySide, *, files: Any, plans: Iterable[Any], ask: AskStates, today: date, holidays: Set[date], currency: str
+    work: SideBySide,
+    *,
+    files: Any,
+    plans: Iterable[Any],
+    ask: AskStates,
+    today: date,
+    holidays: Set[date],
+    currency: str,
 ) -> Reconciled:
     """Match everything, name what differs, keep it.
 
@@ -140,7 +153,8 @@ def _late(unmatched: pa.Table, today: date, holidays: Set[date]) -> tuple[pa.Tab
     """Split operations that no file speaks of into those that should be there by now, with `since`, and the others."""
     groups = unmatched.group_by(["kind", "payment_method", "effective_on"]).aggregate([]).to_pylist()
     due = [
-        add_business_days(g["effective_on"], settles_within_days(g["kind"], g["payment_method"]), holidays) for g in groups
+        add_business_days(g["effective_on"], settles_within_days(g["kind"], g["payment_method"]), holidays)
+        for g in groups
     ]
     days = pa.table(
         {
@@ -196,9 +210,13 @@ def _told(breaks: pa.Table, today: date, holidays: Set[date]) -> dict[str, dict[
         if not these.num_rows:
             continue
         ages: dict[str, int] = defaultdict(int)
-        for row in these.group_by("since").aggregate([([], "count_all")]).sort_by([("since", "descending")]).to_pylist():
+        for row in (
+            these.group_by("since").aggregate([([], "count_all")]).sort_by([("since", "descending")]).to_pylist()
+        ):
             ages[age(row["since"])] += row["count_all"]
-        first = these.slice(0, BREAKS_NAMED).select(["reference", "scope", "amount_minor", "since", "detail"]).to_pylist()
+        first = (
+            these.slice(0, BREAKS_NAMED).select(["reference", "scope", "amount_minor", "since", "detail"]).to_pylist()
+        )
         told[kind] = {
             "count": these.num_rows,
             "amount_minor": pc.sum(these["amount_minor"]).as_py(),

@@ -93,7 +93,10 @@ PAYMENT_STATE_SCHEMA = pa.schema(
     [
         *OUTCOME_SCHEMA,
         ("currency", pa.string()),
-        ("state", pa.string()),  # declined, authorised, voided, expired, acquired, refunded, disputed; NULL if not found
+        (
+            "state",
+            pa.string(),
+        ),  # declined, authorised, voided, expired, acquired, refunded, disputed; NULL if not found
         ("acquired_at", pa.timestamp("us", "UTC")),  # when the money moved; NULL before
         ("expires_at", pa.timestamp("us", "UTC")),  # when an approval that is not acquired is gone
         ("charged_minor", pa.int64()),  # what was approved
@@ -103,9 +106,7 @@ PAYMENT_STATE_SCHEMA = pa.schema(
 )
 """What the acquirer says of a payment now: what became of the operation asked about, and the state of its payment."""
 
-CARD_SCHEMA = pa.schema(
-    [("instrument_token", pa.string()), ("payment_method", pa.string()), ("issuer", pa.string())]
-)
+CARD_SCHEMA = pa.schema([("instrument_token", pa.string()), ("payment_method", pa.string()), ("issuer", pa.string())])
 """What an acquirer knows of a stored instrument before it is charged."""
 
 PLAN_SCHEMA = pa.schema(
@@ -126,7 +127,10 @@ PLAN_SCHEMA = pa.schema(
         ("class", pa.string()),  # over, under, equal, zero, credit, not_billed, missing, declined, unknown, ...
         ("reversal", pa.string()),  # void, refund, none, wait, manual
         ("reversal_reason", pa.string()),
-        ("reversal_minor", pa.int64()),  # what is given back: less than was charged where some was before; NULL where nothing is
+        (
+            "reversal_minor",
+            pa.int64(),
+        ),  # what is given back: less than was charged where some was before; NULL where nothing is
         ("rebill", pa.string()),  # rebill, hold, no_rebill
         ("rebill_reason", pa.string()),
         ("rebill_charge_id", pa.string()),  # of the correct charge

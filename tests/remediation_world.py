@@ -114,7 +114,9 @@ class World:
             billing_period=PERIOD, charge_scope=self.run_id, issuers=None, corrected_run=self.corrected
         )
         payments = self.payments()
-        lines = pa.Table.from_pylist([_line(c, payments.get(c.original)) for c in customers], PLAN_SCHEMA).sort_by(LINE_KEY)
+        lines = pa.Table.from_pylist([_line(c, payments.get(c.original)) for c in customers], PLAN_SCHEMA).sort_by(
+            LINE_KEY
+        )
         header = {"incident_id": incident.incident_id, "corrected_run": self.corrected, "reversal": str(windows.reversal),
                   "rebill": str(windows.rebill), "number": number}  # fmt: skip
         digest = plan_digest(header, lines)
@@ -129,7 +131,11 @@ class World:
             successor_of=None, login="operator", password=None,
         )  # fmt: skip
         self.incidents.approve(
-            record, as_of=self.now, expires_at=windows.rebill.closes(self.settings.timezone), login="approver", password=None
+            record,
+            as_of=self.now,
+            expires_at=windows.rebill.closes(self.settings.timezone),
+            login="approver",
+            password=None,
         )
         self.incident = incident.incident_id
 
@@ -187,7 +193,9 @@ class World:
             self.rail.happen(kind, pa.table({"instrument_token": [customer.token]}))
         else:
             payment = self.payments()[customer.original]
-            self.rail.happen(kind, pa.table({"payment_id": [payment]} | {name: [value] for name, value in columns.items()}))
+            self.rail.happen(
+                kind, pa.table({"payment_id": [payment]} | {name: [value] for name, value in columns.items()})
+            )
 
 
 def people(world: World, count: int, **columns: Any) -> list[Customer]:

@@ -39,7 +39,8 @@ class Settlement:
         for path in world.rail.settle():
             shutil.copy(path, folder / path.name)
         charged = world.rows(
-            "SELECT replace(operation_id::text, '-', ''), payment_method FROM operation WHERE scope = %s ORDER BY customer_id", world.run_id
+            "SELECT replace(operation_id::text, '-', ''), payment_method FROM operation WHERE scope = %s ORDER BY customer_id",
+            world.run_id,
         )
         self.card, self.check = ([r for r, m in charged if m == method] for method in ("credit_card", "check_card"))
 
@@ -85,7 +86,9 @@ class Settlement:
         """Break kind to references, of this world: the database is shared with others, whose files are not here."""
         mine = (self.world.run_id, self.world.incident)
         return {
-            kind: [item["reference"] for item in figures["first"] if not item["scope"] or item["scope"].startswith(mine)]
+            kind: [
+                item["reference"] for item in figures["first"] if not item["scope"] or item["scope"].startswith(mine)
+            ]
             for kind, figures in result.breaks.items()
             if any(not item["scope"] or item["scope"].startswith(mine) for item in figures["first"])
         }

@@ -54,7 +54,9 @@ def imports_of(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pipeline" else {node.module}
+            names = (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pipeline" else {node.module}
+            )
             found |= names
     return found
 

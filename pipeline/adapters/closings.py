@@ -49,12 +49,16 @@ class Closings:
 
     def open_breaks(self, incident: Incident) -> dict[str, int]:
         """Breaks of the incident that are not resolved, by kind."""
-        return self._counts(f"SELECT b.kind, count(*) FROM open_break b WHERE {_SCOPES} GROUP BY b.kind ORDER BY 1", incident)
+        return self._counts(
+            f"SELECT b.kind, count(*) FROM open_break b WHERE {_SCOPES} GROUP BY b.kind ORDER BY 1", incident
+        )
 
     def untold(self, incident: Incident) -> int:
         """Messages that are due and not sent."""
         return sum(
-            self._counts("SELECT n.step, count(*) FROM notice_due n WHERE n.incident_id = %(incident)s GROUP BY 1", incident).values()
+            self._counts(
+                "SELECT n.step, count(*) FROM notice_due n WHERE n.incident_id = %(incident)s GROUP BY 1", incident
+            ).values()
         )
 
     def balances(self, incident: Incident) -> dict[str, int]:
@@ -116,7 +120,9 @@ class Closings:
                 raise GateClosed(f"{incident.incident_id} is closed already; its proof stands") from None
             except psycopg.errors.InsufficientPrivilege as error:
                 raise UsageError(f"{login} may not close an incident: {error.diag.message_primary}") from None
-            append_audit(connection, "close_incident", incident.incident_id, {"residual_minor": proof["residual_minor"]})
+            append_audit(
+                connection, "close_incident", incident.incident_id, {"residual_minor": proof["residual_minor"]}
+            )
 
     def keep_case(self, incident_id: str, wrong_run: str, history: list[dict[str, str]]) -> None:
         """Keep the wrong run and the history it was charged against as a case that the gate must hold from now on."""

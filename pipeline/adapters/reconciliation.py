@@ -36,7 +36,12 @@ _SUCCEEDED = pa.schema([("operation_id", pa.uuid()), ("payment_id", pa.string())
 _ID = pa.schema([("operation_id", pa.uuid())])
 _DEVIATION = pa.schema([("original_id", pa.uuid()), ("kind", pa.string()), ("amount_minor", pa.int64())])
 _FACT = pa.schema(
-    [("operation_id", pa.uuid()), ("scope", pa.string()), ("payment_method", pa.string()), ("effective_on", pa.date32())]
+    [
+        ("operation_id", pa.uuid()),
+        ("scope", pa.string()),
+        ("payment_method", pa.string()),
+        ("effective_on", pa.date32()),
+    ]
 )
 
 BREAK_SCHEMA = pa.schema(

@@ -39,7 +39,11 @@ TAKEN_BACK = {
 }
 """Refusal of a void or refund, and the deviation that it means."""
 
-GONE_BEFORE = {"approval_expired": "expired", "already_voided": "already_returned", "already_returned": "already_returned"}
+GONE_BEFORE = {
+    "approval_expired": "expired",
+    "already_voided": "already_returned",
+    "already_returned": "already_returned",
+}
 """Reason why a plan leaves a charge alone, and the deviation that it means - unless it was we who returned the money."""
 
 WAVE_VERDICTS_LEFT = ("other_amount", "not_acquired")
@@ -106,7 +110,9 @@ class PlanInProgress:
     def scopes(self, *steps: str) -> list[str]:
         """Scopes of these steps in every plan the incident ever had: what an older plan began counts."""
         with self._server.connect() as connection:
-            rows = connection.execute("SELECT plan_digest FROM plan WHERE incident_id = %s", (self.incident_id,)).fetchall()
+            rows = connection.execute(
+                "SELECT plan_digest FROM plan WHERE incident_id = %s", (self.incident_id,)
+            ).fetchall()
         return [plan_scope(self.incident_id, row[0], step) for row in rows for step in steps]
 
     def unknown_scopes(self) -> list[str]:
@@ -196,7 +202,9 @@ class PlanInProgress:
             self._give("rebilled", self._rebilled())
             self._give("settled", self._settled())
             days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
-            self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
+            self._give(
+                "retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()})
+            )
             self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
         else:
             self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
@@ -217,7 +225,9 @@ class PlanInProgress:
         """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not."""
         steps = ("cancel",) if self.step == "cancel" else ("cancel", "refund")
         wanted = "NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true"
-        query = sql.SQL("SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}")
+        query = sql.SQL(
+            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}"
+        )
         return self._fetch(query.format(self._states(*steps), sql.SQL(wanted)), MOVED_SCHEMA)
 
     def _states(self, *steps: str) -> sql.Composable:
@@ -278,7 +288,9 @@ class PlanInProgress:
             self._run("rebills_wave.sql", given)
             return self._database.table("intended").to_arrow_table(), DEVIATION_SCHEMA.empty_table()
         if not states["payment_id"].combine_chunks().equals(lines["payment_id"].combine_chunks()):
-            raise FatalError(f"{self.scope}: the acquirer answered about other payments than those asked for; nothing was sent")
+            raise FatalError(
+                f"{self.scope}: the acquirer answered about other payments than those asked for; nothing was sent"
+            )
         self._database.register("payment_state", states)
         self._run("reversals_wave.sql", given | {"step": self.step, "kind": self.kind})
         deviations = self._database.execute(
@@ -328,7 +340,9 @@ class PlanInProgress:
             "deviations": self._deviation_figures(),
         }
         if self.step == "rebill":
-            retry = self._database.execute("SELECT min(retry_on) FROM classed WHERE class = 'declined_until_retry'").fetchone()[0]
+            retry = self._database.execute(
+                "SELECT min(retry_on) FROM classed WHERE class = 'declined_until_retry'"
+            ).fetchone()[0]
             report["declined_by"] = {n: lines[n] for n in ("declined_until_retry", "declined_for_good") if n in lines}
             report["retry_on"] = str(retry) if retry else None
         return report

@@ -148,17 +148,23 @@ def _read(
             connection.execute(statement, zone)
     except duckdb.InvalidInputException as error:
         raise _RefusedError(f"a line does not have the header's {len(columns)} fields: {_first_line(error)}") from None
-    row_count, problems, set_aside, batches, batch, accounts, account, debit, credit = connection.execute(_FACTS).fetchone()
+    row_count, problems, set_aside, batches, batch, accounts, account, debit, credit = connection.execute(
+        _FACTS
+    ).fetchone()
     if problems:
         line, problem = connection.execute(_FIRST_PROBLEM).fetchone()
         raise _RefusedError(f"line {line} after the header: {problem}")
     if row_count == 0:
         raise _RefusedError("it has a header and no lines: cut off, or not finished")
     if batches != 1 or accounts != 1:
-        raise _RefusedError(f"it speaks of {batches} batches and {accounts} merchant accounts; one file is one batch of one account")
+        raise _RefusedError(
+            f"it speaks of {batches} batches and {accounts} merchant accounts; one file is one batch of one account"
+        )
     names = [name for name in LINE_SCHEMA.names if name != "file_number"]
     lines = connection.execute(f"SELECT {', '.join(names)} FROM parsed WHERE NOT is_set_aside").to_arrow_table()
-    lines = lines.add_column(0, "file_number", pa.repeat(pa.scalar(number, pa.int32()), lines.num_rows)).cast(LINE_SCHEMA)
+    lines = lines.add_column(0, "file_number", pa.repeat(pa.scalar(number, pa.int32()), lines.num_rows)).cast(
+        LINE_SCHEMA
+    )
     return SettlementFile(sha256, path.name, account, batch, row_count, debit, credit, set_aside), lines
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.core.ledger import POSTINGS, posting_for
 
-FACT = {"kind": "charge", "incident_id": None, "billing_period": "2023-09", "bill_cycle": 1, "occurrence": 1, "attempt": 1}
+FACT = {
+    "kind": "charge",
+    "incident_id": None,
+    "billing_period": "2023-09",
+    "bill_cycle": 1,
+    "occurrence": 1,
+    "attempt": 1,
+}
 CUSTOMERS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 
 
@@ -42,11 +49,22 @@ def test_an_amount_that_was_unknown_leaves_suspense_again(kind, state):
 
 
 def test_undoing_a_charge_leaves_nothing():
-    assert _balances([posting_for("charge", "succeeded", was_unknown=False), posting_for("refund", "succeeded", was_unknown=False)]) == {}
+    assert (
+        _balances(
+            [
+                posting_for("charge", "succeeded", was_unknown=False),
+                posting_for("refund", "succeeded", was_unknown=False),
+            ]
+        )
+        == {}
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(POSTINGS))
-@given(fates=st.lists(st.sampled_from(["declined", "unknown then declined"]), max_size=3), last=st.sampled_from(["succeeded", "declined"]))
+@given(
+    fates=st.lists(st.sampled_from(["declined", "unknown then declined"]), max_size=3),
+    last=st.sampled_from(["succeeded", "declined"]),
+)
 def test_many_attempts_end_where_the_last_one_alone_would(kind, fates, last):
     entries, declined = [], False
     for fate in fates:

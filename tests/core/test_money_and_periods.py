@@ -37,7 +37,9 @@ def test_money_refuses_an_unknown_currency():
         Money(1, "WON")
 
 
-@pytest.mark.parametrize("label", ["2023-9", "2023-13", "2023-00", "202309", "２０２３-09", "2023-09 ", "", "2023-09-01"])
+@pytest.mark.parametrize(
+    "label", ["2023-9", "2023-13", "2023-00", "202309", "２０２３-09", "2023-09 ", "", "2023-09-01"]
+)
 def test_a_period_is_read_strictly(label):
     with pytest.raises(ValueError, match="YYYY-MM"):
         BillingPeriod.parse(label)

@@ -10,7 +10,9 @@ FIRST = date(2023, 9, 12)
 
 
 def test_a_lack_of_money_is_tried_again_on_fixed_days_and_then_never():
-    days = [next_attempt_on(FIRST, declines=n, reason="insufficient_funds") for n in range(1, len(RETRY_AFTER_DAYS) + 2)]
+    days = [
+        next_attempt_on(FIRST, declines=n, reason="insufficient_funds") for n in range(1, len(RETRY_AFTER_DAYS) + 2)
+    ]
     assert days == [date(2023, 9, 15), date(2023, 9, 19), date(2023, 9, 26), None]
 
 

@@ -26,7 +26,9 @@ SETTLED_AT = datetime(2023, 9, 21, 10, tzinfo=SEOUL)
 
 @pytest.fixture(scope="module")
 def story(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    return tell(settings, tmp_path_factory.mktemp("files"), customers=1_500)  # fewer, and the gate has too little to judge
+    return tell(
+        settings, tmp_path_factory.mktemp("files"), customers=1_500
+    )  # fewer, and the gate has too little to judge
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,9 @@ def test_a_support_agent_reads_the_story_of_a_customer_and_no_token(story, incid
     said = [event["what"].split(" ")[0] + "|" + event["what"] for event in told["events"]]
     text = to_text(told)
     assert any("was refunded" in line for line in said) and any("the right amount" in line for line in said)
-    assert [event["day"] for event in told["events"] if event["day"]] == sorted(event["day"] for event in told["events"] if event["day"])
+    assert [event["day"] for event in told["events"] if event["day"]] == sorted(
+        event["day"] for event in told["events"] if event["day"]
+    )
     assert "next: none" in text
     assert paid["instrument_token"] not in text
     assert "nothing was ever charged" in to_text(app.lookup("nobody"))

@@ -77,14 +77,18 @@ def test_each_customer_is_told_once_per_step_in_their_language(world):
 
 
 def test_nothing_is_said_that_is_not_so(world):
-    late, disputed, poor, zero = people(world, 1) + people(world, 1, method="check_card") + people(world, 1) + people(world, 1, right=0)
+    late, disputed, poor, zero = (
+        people(world, 1) + people(world, 1, method="check_card") + people(world, 1) + people(world, 1, right=0)
+    )
     charged_and_approved(world, [late, disputed, poor, zero])
     sent = Sent(world, [contact(c, "en") for c in (late, disputed, poor, zero)])
     world.happens("dispute", disputed)
     world.step("cancel", ELEVENTH)
     world.step("refund", ELEVENTH)
     card = {"payment_method": ["credit_card"], "issuer": ["HANBIT"]}
-    world.rail.introduce(pa.table({"instrument_token": [poor.token], "limit_minor": pa.array([100], pa.int64())} | card))
+    world.rail.introduce(
+        pa.table({"instrument_token": [poor.token], "limit_minor": pa.array([100], pa.int64())} | card)
+    )
     world.rule = type(world.rule)(declined_share_max=1.0)
     world.step("rebill", TWELFTH)
     sent.notify()
@@ -107,7 +111,9 @@ def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):
         operation_id(kind="refund", incident_id=world.incident, billing_period=PERIOD, bill_cycle=1, occurrence=1, attempt=1,
                      customer_id=first.customer_id)
     )  # fmt: skip
-    world.rail.inquire = lambda references: (found := inquire(references)).filter(pc.equal(found["merchant_reference"], known))
+    world.rail.inquire = lambda references: (found := inquire(references)).filter(
+        pc.equal(found["merchant_reference"], known)
+    )
     world.step("refund", ELEVENTH)
     world.step("refund", ELEVENTH)
     assert sent.notify()["left"] == {"refund": {"not_final_yet": 1}}

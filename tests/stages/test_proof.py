@@ -55,23 +55,41 @@ class World:
         for number, fate in enumerate(fates):
             self._add(f"{number:04d}", fate)
 
-    def _row(self, payment: str, ref: str, token: str, kind: str, amount: int, at: datetime, status: str = "succeeded") -> None:
+    def _row(
+        self, payment: str, ref: str, token: str, kind: str, amount: int, at: datetime, status: str = "succeeded"
+    ) -> None:
         self.book.append({"payment_id": payment, "merchant_reference": ref, "instrument_token": token, "kind": kind,
                           "amount_minor": amount, "currency": "KRW", "status": status, "at": at})  # fmt: skip
 
-    def _charge(self, customer: str, amount: int, method: str, *, occurrence: int = 1, status: str = "succeeded") -> str:
+    def _charge(
+        self, customer: str, amount: int, method: str, *, occurrence: int = 1, status: str = "succeeded"
+    ) -> str:
         token, payment = f"t-{customer}", f"w{occurrence}-{customer}"
         self.wrong.append({**bill(customer), "amount_minor": amount, "currency": "KRW",
                            "payment_method": method, "issuer": "HANBIT", "instrument_token": token, "occurrence": occurrence,
                            "payment_id": payment if occurrence > 1 else None})  # fmt: skip
-        self._row(payment, reference("charge", customer, occurrence=occurrence), token, "authorise", amount, CHARGED_AT, status)
+        self._row(
+            payment,
+            reference("charge", customer, occurrence=occurrence),
+            token,
+            "authorise",
+            amount,
+            CHARGED_AT,
+            status,
+        )
         if method == "check_card" and status == "succeeded":
-            self._row(payment, reference("charge", customer, occurrence=occurrence), token, "acquire", amount, CHARGED_AT)
+            self._row(
+                payment, reference("charge", customer, occurrence=occurrence), token, "acquire", amount, CHARGED_AT
+            )
         return payment
 
-    def _undo(self, customer: str, payment: str, method: str, amount: int, *, occurrence: int = 1, status: str = "succeeded") -> None:
+    def _undo(
+        self, customer: str, payment: str, method: str, amount: int, *, occurrence: int = 1, status: str = "succeeded"
+    ) -> None:
         kind = "refund" if method == "check_card" else "void"
-        self._row(payment, reference(kind, customer, occurrence=occurrence), f"t-{customer}", kind, amount, UNDONE_AT, status)
+        self._row(
+            payment, reference(kind, customer, occurrence=occurrence), f"t-{customer}", kind, amount, UNDONE_AT, status
+        )
 
     def _rebill(self, customer: str, amount: int, *, attempt: int = 1, status: str = "succeeded") -> None:
         payment, ref = f"r{attempt}-{customer}", reference("rebill", customer, attempt=attempt)
@@ -208,7 +226,11 @@ def test_what_is_written_off_is_its_own_part_of_the_equation(tmp_path):
     world.named[0]["is_written_off"] = True
     proof = world.prove(tmp_path)
     due = world.correct[0]["amount_minor"]
-    assert (proof.residual_minor, proof.total("rebilled", "written_off_minor"), proof.total("rebilled", "open_minor")) == (0, due, 0)
+    assert (
+        proof.residual_minor,
+        proof.total("rebilled", "written_off_minor"),
+        proof.total("rebilled", "open_minor"),
+    ) == (0, due, 0)
 
 
 def test_another_months_charge_on_the_same_card_is_no_stranger(tmp_path):

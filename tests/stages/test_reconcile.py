@@ -22,7 +22,9 @@ def _nothing_but_this_test(settings: Settings) -> None:
     postgres.open_server(settings)
     url = make_url(postgres.superuser_url(settings)).set(database=postgres.DATABASE)
     with psycopg.connect(conninfo(url.render_as_string(hide_password=False))) as connection:
-        connection.execute("TRUNCATE makegood.operation, makegood.outcome, makegood.entry, makegood.settlement_break CASCADE")
+        connection.execute(
+            "TRUNCATE makegood.operation, makegood.outcome, makegood.entry, makegood.settlement_break CASCADE"
+        )
 
 
 @pytest.fixture
@@ -35,7 +37,13 @@ def test_what_was_meant_done_and_settled_agrees_and_is_entered_once(settlement):
     result = settlement.reconcile()
     assert settlement.breaks(result) == {}
     settled = [
-        ("charge", "bank", "acquirer_clearing", 2, 104_600),  # check cards alone: a voided approval is not in settlement
+        (
+            "charge",
+            "bank",
+            "acquirer_clearing",
+            2,
+            104_600,
+        ),  # check cards alone: a voided approval is not in settlement
         ("rebill", "bank", "acquirer_clearing", 4, 164_000),
         ("refund", "acquirer_clearing", "bank", 2, 104_600),
     ]

@@ -30,7 +30,9 @@ class Month:
     def __init__(self, settings, source: Path) -> None:
         self.settings, self.source = settings, source
         self.period = next(PERIODS)
-        self.as_of = datetime.combine(self.period.first_day, datetime.min.time(), settings.timezone) + timedelta(hours=10)
+        self.as_of = datetime.combine(self.period.first_day, datetime.min.time(), settings.timezone) + timedelta(
+            hours=10
+        )
 
     def app(self, **changed) -> Makegood:
         return Makegood(replace(self.settings, **changed), as_of=self.as_of)

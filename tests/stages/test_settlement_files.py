@@ -56,7 +56,11 @@ def test_a_voided_approval_in_settlement_is_named(shared):
     payment = world.payments()[shared.card[0]]
     last = shared.files()[-1]
     lines = shared.lines(last)
-    ghost = lines[-1] | {"Psp Reference": payment, "Modification Reference": payment, "Merchant Reference": shared.card[0]}
+    ghost = lines[-1] | {
+        "Psp Reference": payment,
+        "Modification Reference": payment,
+        "Merchant Reference": shared.card[0],
+    }
     shared.write(last, [*lines, ghost])
     assert shared.breaks(shared.reconcile()) == {"undone_but_settled": [shared.card[0]]}
 

@@ -39,6 +39,7 @@ INQUIRY_ROWS = 250_000
 LIVENESS_SECONDS = 0.5
 """How often a wait looks whether the acquirer is still there, and starts it again."""
 
+
 class PracticeRail(AdyenBatchRail):
     """A `PaymentRail` to a practice acquirer, which it starts if nobody has, and stops if it started it.
 
@@ -133,7 +134,9 @@ class PracticeRail(AdyenBatchRail):
             self._put("inquire", table=pa.table({name: keys.slice(start, INQUIRY_ROWS).cast(pa.string())}))
             for start in range(0, len(keys), INQUIRY_ROWS)
         ]
-        return lambda: pa.concat_tables([PAYMENT_STATE_SCHEMA.empty_table(), *(_as_states(self._take(*p)) for p in parts)])
+        return lambda: pa.concat_tables(
+            [PAYMENT_STATE_SCHEMA.empty_table(), *(_as_states(self._take(*p)) for p in parts)]
+        )
 
     def set_clock(self, as_of: datetime | None) -> None:
         """See `PaymentRail.set_clock`; returns once everything that time brings is booked and settled.
