@@ -20,7 +20,7 @@ its window closed. Clearing, retrying or triggering again moves nothing twice; i
 **A rehearsal:** with the practice acquirer give `as_of`. The run's clock begins then and is put forward to each window; nobody waits.
 """
 
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, Context, Param, get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from dags.at_its_time import AtItsTime, as_of, time_before
+from dags.at_its_time import AtItsTime, as_of, is_rehearsal, time_before
 from dags.person_approves import REASON, PersonApproves
 from dags.policies import DEFAULT_ARGS
 from dags.stages import RUN_ID_PATTERN, log, open_installation, stage
@@ -253,11 +253,12 @@ REBILL_DOC = STEP_DOC.format(
 
 
 def waking_hour(context: Context) -> datetime:
-    """The first moment from when the work ended at which people may be written to."""
+    """The first moment from now - in a rehearsal from when the work ended - at which people may be written to."""
     from pipeline.notify import QUIET_FROM_HOUR, QUIET_UNTIL_HOUR
 
     zone = open_installation().settings.timezone
-    moment = time_before(context, context["task"].upstream_task_ids)
+    ended = time_before(context, context["task"].upstream_task_ids)
+    moment = ended if is_rehearsal(context) else datetime.now(UTC)
     if QUIET_UNTIL_HOUR <= moment.astimezone(zone).hour < QUIET_FROM_HOUR:
         return moment
     return _next(time(QUIET_UNTIL_HOUR), moment, zone)

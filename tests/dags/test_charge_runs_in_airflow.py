@@ -3,7 +3,6 @@
 One Airflow serves all tests here; they run in the order in which they stand, as nights follow one another.
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -15,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from airflow_api import RUN_SECONDS_MAX, Api, Night
 
 from dags.server import Airflow, running_airflow
 from pipeline.bootstrap import Makegood, open_makegood
@@ -30,122 +29,6 @@ pytestmark = pytest.mark.slow
 
 CUSTOMERS = 2_500
 """Three waves: the canary, the second small one, and one more."""
-
-RUN_SECONDS_MAX = 240
-"""No DAG run here takes a quarter as long on an idle machine; a longer one hangs."""
-
-READING_SECONDS = 3
-"""Nobody answers at once; an answer before the scheduler has noted that the task waits is asked for again, minutes later."""
-
-
-@dataclass
-class Night:
-    """A DAG run that has ended, or that waits for a person."""
-
-    dag_id: str
-    run_id: str
-    state: str
-    tasks: dict[str, list[str]]
-
-    def ended_at(self, task_id: str) -> bool:
-        return all(state == "success" for state in self.tasks[task_id])
-
-
-class Api:
-    """Airflow's REST API as one user sees it."""
-
-    def __init__(self, airflow: Airflow, user: str | None) -> None:
-        self.address = airflow.address
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-        self._token = None
-        if user is not None:
-            body = {"username": user, "password": airflow.passwords[user]}
-            self._token = self.call("POST", "/auth/token", body)["access_token"]
-
-    def status(self, method: str, path: str, body: Any = None) -> int:
-        return self._request(method, path, body)[0]
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        status, text = self._request(method, path, body)
-        assert status < 300, f"{method} {path}: {status} {text[:2000]}"
-        return json.loads(text) if text else None
-
-    def text(self, path: str) -> tuple[int, str]:
-        return self._request("GET", path, None)
-
-    def _request(self, method: str, path: str, body: Any) -> tuple[int, str]:
-        headers = {"Content-Type": "application/json"}
-        data = json.dumps(body).encode() if body is not None else None
-        if isinstance(body, str):
-            headers, data = {"Content-Type": "application/x-www-form-urlencoded"}, body.encode()
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        request = urllib.request.Request(self.address + path, data=data, headers=headers, method=method)
-        try:
-            with self._open(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    # -- DAG runs
-
-    def start(self, dag_id: str, **conf: Any) -> str:
-        return self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-
-    def finish(self, dag_id: str, run_id: str) -> Night:
-        """The run once it has ended."""
-        return self._until(dag_id, run_id, lambda night: night.state in ("success", "failed"))
-
-    def run(self, dag_id: str, **conf: Any) -> Night:
-        return self.finish(dag_id, self.start(dag_id, **conf))
-
-    def _until(self, dag_id: str, run_id: str, is_so: Any) -> Night:
-        deadline = time.monotonic() + RUN_SECONDS_MAX
-        while time.monotonic() < deadline:
-            night = self.look(dag_id, run_id)
-            if is_so(night):
-                return night
-            time.sleep(0.5)
-        raise AssertionError(f"{dag_id} {run_id} did not get there: {night}")
-
-    def look(self, dag_id: str, run_id: str) -> Night:
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id)}"
-        tasks: dict[str, list[str]] = {}
-        for task in self.call("GET", f"{path}/taskInstances?limit=100")["task_instances"]:
-            tasks.setdefault(task["task_id"], []).append(task["state"])
-        return Night(dag_id, run_id, self.call("GET", path)["state"], tasks)
-
-    def clear(self, night: Night, *task_ids: str) -> None:
-        """Have tasks of a run done again."""
-        body = {
-            "dag_run_id": night.run_id,
-            "task_ids": task_ids,
-            "dry_run": False,
-            "only_failed": False,
-            "reset_dag_runs": True,
-        }
-        assert self.call("POST", f"/api/v2/dags/{night.dag_id}/clearTaskInstances", body)["total_entries"] >= len(
-            task_ids
-        )
-
-    def returned(self, night: Night, task_id: str) -> Any:
-        path = f"/api/v2/dags/{night.dag_id}/dagRuns/{urllib.parse.quote(night.run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self.call("GET", f"{path}?stringify=false")["value"]
-
-    def log(self, night: Night, task_id: str) -> str:
-        path = f"/api/v2/dags/{night.dag_id}/dagRuns/{urllib.parse.quote(night.run_id)}/taskInstances/{task_id}/logs/1"
-        return self.text(path)[1]
-
-    # -- people
-
-    def answer(self, run_id: str, task_id: str, choice: str, reason: str) -> int:
-        """Answer as this user once the question is put; returns the HTTP status."""
-        self._until("decide_held_run", run_id, lambda night: night.tasks.get(task_id) == ["awaiting_input"])
-        time.sleep(READING_SECONDS)
-        path = (
-            f"/api/v2/dags/decide_held_run/dagRuns/{urllib.parse.quote(run_id)}/taskInstances/{task_id}/-1/hitlDetails"
-        )
-        return self.status("PATCH", path, {"chosen_options": [choice], "params_input": {"reason": reason}})
 
 
 @dataclass

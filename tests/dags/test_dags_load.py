@@ -139,6 +139,21 @@ def test_nothing_is_sent_before_the_gate_or_two_people(loaded):
         assert tasks["charged"]["upstream"] == ["canary", "send_wave"]
 
 
+def test_no_wrong_charge_is_touched_before_another_person_approved(loaded):
+    remediation = loaded["dags"]["remediation"]
+    assert remediation["run_types"] == ["manual"] and not remediation["backfillable"]
+    upstream = {task_id: task["upstream"] for task_id, task in remediation["tasks"].items()}
+    assert upstream["approve"] == ["plan"]
+    for task_id, before in {
+        "cancel": "approve",
+        "refund": "cancel",
+        "rebill": "refund",
+        "anything_left": "rebill",
+    }.items():
+        assert upstream[task_id] == [before]
+    assert upstream["close"] == ["reconcile"] and upstream["reconcile"] == ["anything_left"]
+
+
 def test_a_range_means_every_month_it_touches_whatever_zone_it_was_typed_in(tmp_path):
     found = run_with_airflow(RANGES, tmp_path)
     six = ["2005-04", "2005-05", "2005-06", "2005-07", "2005-08", "2005-09"]
