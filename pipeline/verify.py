@@ -94,11 +94,8 @@ def verify(
         **_facts(run),
         currency=currency,
         as_of=as_of.isoformat(),
-        decision=verdict.decision,
+        **_judgement(verdict, used),
         releasable=releasable,
-        findings=verdict.findings + _on_history(used),
-        not_judged=verdict.not_judged,
-        rules=verdict.rules,
         suite_digest=suites.digest,
         history=[HistoryUsed(month.billing_period, month.run_id, month.standing) for month in used],
         profile=profile,
@@ -176,6 +173,16 @@ def _on_history(history: Sequence[HistoryPeriod]) -> list[Finding]:
             confidence="certain",
         )
     ]
+
+
+def _judgement(verdict: Verdict, used: Sequence[HistoryPeriod]) -> dict[str, Any]:
+    """What a verification repeats of its verdict, with what is to be said of the history it rests on."""
+    return {
+        "decision": verdict.decision,
+        "findings": verdict.findings + _on_history(used),
+        "not_judged": verdict.not_judged,
+        "rules": verdict.rules,
+    }
 
 
 def _facts(run: LandedRun) -> dict[str, Any]:
