@@ -1,5 +1,5 @@
 -- What the approved plans of an incident meant against its operations: meant and never done, done and never meant. Reads `planned`
--- (lines of every approved plan, the newest with the highest `number`), and `operation`, `succeeded`, `deviation` of match.sql.
+-- (lines of every approved plan, the newest with the highest `number`), and `operation`, `claim`, `deviation` of match.sql.
 CREATE OR REPLACE TEMP TABLE meant AS
 SELECT * REPLACE (CAST(original_id AS UUID) AS original_id) FROM planned
 QUALIFY row_number() OVER (PARTITION BY customer_id, billing_period, bill_cycle, occurrence ORDER BY number DESC) = 1;
@@ -39,7 +39,7 @@ FROM recharge r ANTI JOIN meant_ever USING (customer_id, billing_period, bill_cy
 UNION ALL
 SELECT 'amount', key_of(u.operation_id), u.amount_minor, CAST($today AS DATE),
     'the plan meant to ' || m.reversal || ' ' || coalesce(m.reversal_minor, m.wrong_minor)
-FROM undo u JOIN meant m USING (original_id)
+FROM undo u SEMI JOIN claim USING (operation_id) JOIN meant m USING (original_id)  -- a refund that was refused for it moved nothing
 WHERE u.amount_minor > coalesce(m.reversal_minor, m.wrong_minor)
 UNION ALL
 SELECT 'amount', key_of(r.operation_id), r.amount_minor, CAST($today AS DATE), 'no approved plan meant to rebill that amount'
