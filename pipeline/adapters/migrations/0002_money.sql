@@ -122,28 +122,31 @@ CREATE VIEW operation_state AS
     LEFT JOIN unanswered u USING (operation_id)
     LEFT JOIN wave_state w ON w.scope = o.scope AND w.wave = o.wave AND NOT w.rejected;
 
--- What is undone of a charge - done, under way or unknown - never exceeds what was charged. Checked set-wise, like above.
+-- What is undone of a charge - done, under way or unknown - never exceeds what was charged. Checked set-wise, like above. Nearly every
+-- reversal is the only one of its charge: then its own amount is all there is to compare, and nothing is added up.
 CREATE INDEX operation_by_original ON operation (original_id) WHERE original_id IS NOT NULL;
 CREATE FUNCTION undoes_no_more_than_was_charged() RETURNS trigger LANGUAGE plpgsql
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
-DECLARE excess uuid;
+DECLARE
+    offender record;
 BEGIN
-    -- The sum is lateral so that it is looked up per charge through the index; joined freely, a wave would meet every reversal.
-    SELECT charged.operation_id INTO excess
-    FROM (SELECT DISTINCT original_id FROM inserted WHERE original_id IS NOT NULL) touched
+    -- Sorted, so that one look-up after another meets the same pages; the sum is lateral, or a wave would meet every reversal.
+    SELECT touched.original_id, charged.operation_id IS NOT NULL AS was_charged INTO offender
+    FROM (SELECT operation_id, original_id, amount_minor FROM inserted WHERE original_id IS NOT NULL ORDER BY original_id) touched
+    LEFT JOIN makegood.operation charged ON charged.operation_id = touched.original_id AND charged.kind IN ('charge', 'rebill')
     CROSS JOIN LATERAL (
-        SELECT sum(undoing.amount_minor) AS amount_minor
-        FROM makegood.operation undoing LEFT JOIN makegood.outcome done ON done.operation_id = undoing.operation_id
-        WHERE undoing.original_id = touched.original_id AND done.status IS DISTINCT FROM 'declined'
+        SELECT CASE WHEN EXISTS (SELECT FROM makegood.operation another WHERE another.original_id = touched.original_id
+                                                                          AND another.operation_id <> touched.operation_id)
+            THEN (SELECT sum(undoing.amount_minor)
+                  FROM makegood.operation undoing LEFT JOIN makegood.outcome done ON done.operation_id = undoing.operation_id
+                  WHERE undoing.original_id = touched.original_id AND done.status IS DISTINCT FROM 'declined')
+            ELSE touched.amount_minor END AS amount_minor
     ) undone
-    JOIN makegood.operation charged ON charged.operation_id = touched.original_id
-    WHERE undone.amount_minor > charged.amount_minor
+    WHERE charged.operation_id IS NULL OR undone.amount_minor > charged.amount_minor
     LIMIT 1;
-    IF excess IS NOT NULL THEN
-        RAISE EXCEPTION 'more would be undone than was charged by operation %', excess USING ERRCODE = 'check_violation';
-    END IF;
-    IF EXISTS (SELECT FROM inserted WHERE original_id IS NOT NULL AND NOT EXISTS
-                   (SELECT FROM makegood.operation o WHERE o.operation_id = inserted.original_id AND o.kind IN ('charge', 'rebill'))) THEN
+    IF offender.was_charged THEN
+        RAISE EXCEPTION 'more would be undone than was charged by operation %', offender.original_id USING ERRCODE = 'check_violation';
+    ELSIF offender.original_id IS NOT NULL THEN
         RAISE EXCEPTION 'what is undone must have been charged' USING ERRCODE = 'foreign_key_violation';
     END IF;
     RETURN NULL;
