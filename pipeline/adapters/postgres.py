@@ -9,9 +9,10 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from getpass import getuser
 from hashlib import sha256
 from importlib import resources
@@ -70,6 +71,7 @@ class Server:
 
     pipeline_url: str
     passwords: Path | None
+    _idle: list[psycopg.Connection] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def url(self, login: str, password: str | None = None, database: str | None = None) -> str:
         """The same server as `login`; the password defaults to the embedded server's file.
@@ -89,24 +91,50 @@ class Server:
     def connect(self, login: str | None = None, password: str | None = None) -> Iterator[psycopg.Connection]:
         """A connection of the pipeline's login, or of a person's; commits on leaving, rolls back on an exception.
 
+        The pipeline's own are used again: the server makes a process for every connection, and that process has to be shown every
+        page it touches, which costs a wave more than its queries do. One that was switched to autocommit is not: it holds a lock
+        that goes with it.
+
         Raises:
             UsageError: the login or its password is wrong.
             RetriableError: the server is away.
         """
+        connection = self._connection(login, password)
+        try:
+            yield connection
+            connection.commit()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, psycopg.DataError | psycopg.IntegrityError):  # its detail would quote the row
+                raise FatalError(
+                    f"the database refused a row of {error.diag.table_name}: {error.diag.message_primary}"
+                ) from None
+            raise
+        if login is None and not connection.autocommit:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _connection(self, login: str | None, password: str | None) -> psycopg.Connection:
+        with contextlib.suppress(IndexError):
+            while login is None:
+                connection = self._idle.pop()
+                if _is_alive(connection):
+                    return connection
         url = self.pipeline_url if login is None else self.url(login, password)
         try:
-            connection = psycopg.connect(conninfo(url), options="-c search_path=makegood")
+            return psycopg.connect(conninfo(url), options="-c search_path=makegood")
         except psycopg.OperationalError as error:
             if "authentication failed" in str(error) or 'role "' in str(error):
                 raise UsageError(f"database login {login!r} was refused: wrong name or password") from None
             raise RetriableError(f"the database is away: {_first_line(error)}") from error
-        try:
-            with connection:
-                yield connection
-        except (psycopg.DataError, psycopg.IntegrityError) as error:  # its detail would quote the row
-            raise FatalError(
-                f"the database refused a row of {error.diag.table_name}: {error.diag.message_primary}"
-            ) from None
+
+
+def _is_alive(connection: psycopg.Connection) -> bool:
+    """Whether an idle connection still has its server: one that speaks unasked says good-bye."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def conninfo(url: str) -> str:
