@@ -13,13 +13,11 @@ import pyarrow.parquet as pq
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.errors import FatalError, UsageError
 from pipeline.generate.charge_files import PeriodWriter, WrittenPeriod, period_folder
+from pipeline.generate.month import ACCOUNT_KEY, account_keys, charge_files
 from pipeline.ports import Progress, no_progress
 
 AMOUNT_COLUMNS = ("amount_minor", "base_fee_minor", "usage_fee_minor", "discount_minor", "tax_minor")
 """What is exchanged: the amount and, where the files have them, the components that add up to it."""
-
-ACCOUNT_KEY = ("customer_id", "bill_cycle")
-"""Whose bill it is, within a period."""
 
 
 def with_earlier_amounts(
@@ -51,15 +49,15 @@ def with_earlier_amounts(
     """
     if out.resolve() == source.resolve():
         raise UsageError(f"{out} is the source itself: its right amounts would be lost; choose another folder")
-    files = _charge_files(source, period)
-    earlier = pa.concat_tables([_amounts(path) for path in _charge_files(source, amounts_of)])
-    earlier_keys = _account_keys(earlier)
+    files = charge_files(source, period)
+    earlier = pa.concat_tables([_amounts(path) for path in charge_files(source, amounts_of)])
+    earlier_keys = account_keys(earlier)
     if pc.count_distinct(earlier_keys).as_py() != earlier.num_rows:
         raise FatalError(f"{period_folder(source, amounts_of)}: a customer has two bills of one cycle; remove one")
     with PeriodWriter(out, period, overwrite=overwrite) as writer:
         for done, path in enumerate(files, start=1):
             charges = pq.ParquetFile(path).read()
-            writer.append(path.name, _exchange(charges, earlier, pc.index_in(_account_keys(charges), earlier_keys)))
+            writer.append(path.name, exchanged(charges, earlier, pc.index_in(account_keys(charges), earlier_keys)))
             progress(f"{period} with the amounts of {amounts_of}", done, len(files))
     return writer.written
 
@@ -86,25 +84,12 @@ def with_wrong_month(
     return written
 
 
-def _charge_files(source: Path, period: BillingPeriod) -> list[Path]:
-    folder = period_folder(source, period)
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise UsageError(f"{folder} has no Parquet charge files: choose a period that the source has")
-    return files
-
-
 def _amounts(path: Path) -> pa.Table:
     file = pq.ParquetFile(path)
     return file.read([name for name in file.schema_arrow.names if name in ACCOUNT_KEY + AMOUNT_COLUMNS])
 
 
-def _account_keys(charges: pa.Table) -> pa.ChunkedArray:
-    parts = [pc.cast(charges[name], pa.string()) for name in ACCOUNT_KEY if name in charges.column_names]
-    return pc.binary_join_element_wise(*parts, "/")
-
-
-def _exchange(charges: pa.Table, earlier: pa.Table, row: pa.ChunkedArray) -> pa.Table:
+def exchanged(charges: pa.Table, earlier: pa.Table, row: pa.ChunkedArray) -> pa.Table:
     """`charges` with the amounts of the `earlier` rows; their own where `row` is NULL."""
     for name in AMOUNT_COLUMNS:
         if name in charges.column_names:
