@@ -36,12 +36,78 @@ def finding(cohort: str, severity: str = "critical", rule: str = "repeat_share")
     return Finding(rule, severity, cohort, "99.6 %", "at most 10 %", f"{cohort}: {JULY}", "near certain")
 
 
+COHORTS = ["run", "issuer:한빛카드", "issuer:Alder", "payment_method:check_card", "plan:5G_STANDARD"]
+MONTHS = ["2023-06", "2023-07", "2023-08", "2023-09"]
+BANDS = [(-99, -49), (0, 1), (10_000, 20_000), (20_000, 50_000)]
+
+FILE = {
+    "name": "charges-alder.parquet", "row_count": 30_000, "control_total_minor": 1_569_000_000, "manifest_row_count": 30_000,
+    "manifest_control_total_minor": None,
+}  # fmt: skip
+
+RULE = {
+    "rule": "repeat_share", "severity": "critical", "description": "Amounts are not an earlier month's",
+    "expected": "at most 10 %", "judged": 5, "failed": 2, "not_judged": 0,
+}  # fmt: skip
+
+HISTORY = [
+    HistoryUsed("2023-08", "2023-08-aaaaaaaaaaaa", "released"),
+    HistoryUsed("2023-07", "2023-07-bbbbbbbbbbbb", "corrected"),
+    HistoryUsed("2023-06", "2023-06-cccccccccccc", "unverified"),
+]
+
+MEASURES = {"zero_count": 2_008, "negative_count": 590, "new_count": 310, "missing_count": 295}
+
+PROFILE = [
+    {"cohort_kind": "run", "cohort": "", "positive_count": 27_402, "account_count": 30_000, "positive_minor": 1_570_000_000} | MEASURES,
+    {"cohort_kind": "issuer", "cohort": "Alder", "positive_count": 9_402, "account_count": 10_000, "positive_minor": 570_000_000}
+    | MEASURES,
+]  # fmt: skip
+
+QUARANTINE = Quarantine(
+    file="quarantine.parquet",
+    rows=2,
+    counts=[{"reason": "over_limit", "rows": 2}],
+    sample=[{
+        "reason": "over_limit", "source_file": "charges-alder.parquet", "source_row": 17, "charge_id": "2023-09-C0000017",
+        "customer_id": "C0000017", "column": "amount_minor", "detail": "9000000",
+    }],
+)  # fmt: skip
+
+
+def drawn() -> Charts:
+    """Charts of a month that repeats the one before last."""
+    return Charts(
+        amounts=[
+            {"billing_period": month, "low_minor": low, "high_minor": high, "count": 100 * (i + 1) + (j % 2)}
+            for j, month in enumerate(MONTHS)
+            for i, (low, high) in enumerate(BANDS)
+        ],
+        totals=[
+            {"billing_period": month, "charges": 30_000 + i, "total_minor": 1_500_000_000 + 23_000_000 * i}
+            | {"standing": ["unverified", "corrected", "released", "this run"][i]}
+            for i, month in enumerate(MONTHS)
+        ],
+        drift=[
+            {
+                "cohort": cohort,
+                "total_minor": 100 + i,
+                "previous_total_minor": 100,
+                "total_drift": i / 100 if i else None,
+            }
+            for i, cohort in enumerate(COHORTS)
+        ],
+        repeats=[
+            {"cohort": cohort, "compared_with": MONTHS[3 - lag], "lag": lag, "comparable": 25_794, "repeated": 25_691}
+            | {"repeat_share": {1: 0.004, 2: 0.996, 3: None}[lag], "normal_share": 0.005}
+            for cohort in COHORTS
+            for lag in (1, 2, 3)
+        ],
+    )
+
+
 def held_run() -> Verification:
     """September with July's amounts for two issuers, one of them named in Korean."""
-    cohorts = ["run", "issuer:한빛카드", "issuer:Alder", "payment_method:check_card", "plan:5G_STANDARD"]
-    months = ["2023-06", "2023-07", "2023-08", "2023-09"]
-    bands = [(-99, -49), (0, 1), (10_000, 20_000), (20_000, 50_000)]
-    measures = {"zero_count": 2_008, "negative_count": 590, "new_count": 310, "missing_count": 295}
     return Verification(
         run_id="2023-09-1a2b3c4d5e6f",
         billing_period="2023-09",
@@ -49,10 +115,7 @@ def held_run() -> Verification:
         currency="KRW",
         row_count=30_000,
         control_total_minor=1_569_000_000,
-        files=[
-            {"name": "charges-alder.parquet", "row_count": 30_000, "control_total_minor": 1_569_000_000}
-            | {"manifest_row_count": 30_000, "manifest_control_total_minor": None}
-        ],
+        files=[FILE],
         as_of="2023-09-11T02:10:00+09:00",
         decision="hold",
         releasable=[],
@@ -61,83 +124,14 @@ def held_run() -> Verification:
             finding("issuer:한빛카드"),
             finding("plan:5G_STANDARD", "warning", "total_drift"),
         ],
-        not_judged=[NotJudged("wrong_tax", cohort, "the file has no tax_minor") for cohort in cohorts],
-        rules=[
-            {"rule": "repeat_share", "severity": "critical", "description": "Amounts are not an earlier month's"}
-            | {"expected": "at most 10 %", "judged": 5, "failed": 2, "not_judged": 0}
-        ],
+        not_judged=[NotJudged("wrong_tax", cohort, "the file has no tax_minor") for cohort in COHORTS],
+        rules=[RULE],
         suite_digest="5e" * 32,
-        history=[
-            HistoryUsed("2023-08", "2023-08-aaaaaaaaaaaa", "released"),
-            HistoryUsed("2023-07", "2023-07-bbbbbbbbbbbb", "corrected"),
-            HistoryUsed("2023-06", "2023-06-cccccccccccc", "unverified"),
-        ],
-        profile=[
-            {
-                "cohort_kind": "run",
-                "cohort": "",
-                "positive_count": 27_402,
-                "account_count": 30_000,
-                "positive_minor": 1_570_000_000,
-            }
-            | measures,
-            {
-                "cohort_kind": "issuer",
-                "cohort": "Alder",
-                "positive_count": 9_402,
-                "account_count": 10_000,
-                "positive_minor": 570_000_000,
-            }
-            | measures,
-        ],
+        history=HISTORY,
+        profile=PROFILE,
         lags=[],
-        charts=Charts(
-            amounts=[
-                {"billing_period": month, "low_minor": low, "high_minor": high, "count": 100 * (i + 1) + (j % 2)}
-                for j, month in enumerate(months)
-                for i, (low, high) in enumerate(bands)
-            ],
-            totals=[
-                {"billing_period": month, "charges": 30_000 + i, "total_minor": 1_500_000_000 + 23_000_000 * i}
-                | {"standing": ["unverified", "corrected", "released", "this run"][i]}
-                for i, month in enumerate(months)
-            ],
-            drift=[
-                {
-                    "cohort": cohort,
-                    "total_minor": 100 + i,
-                    "previous_total_minor": 100,
-                    "total_drift": i / 100 if i else None,
-                }
-                for i, cohort in enumerate(cohorts)
-            ],
-            repeats=[
-                {
-                    "cohort": cohort,
-                    "compared_with": months[3 - lag],
-                    "lag": lag,
-                    "comparable": 25_794,
-                    "repeated": 25_691,
-                }
-                | {"repeat_share": {1: 0.004, 2: 0.996, 3: None}[lag], "normal_share": 0.005}
-                for cohort in cohorts
-                for lag in (1, 2, 3)
-            ],
-        ),
-        quarantine=Quarantine(
-            file="quarantine.parquet",
-            rows=2,
-            counts=[{"reason": "over_limit", "rows": 2}],
-            sample=[
-                {"reason": "over_limit", "source_file": "charges-alder.parquet", "source_row": 17}
-                | {
-                    "charge_id": "2023-09-C0000017",
-                    "customer_id": "C0000017",
-                    "column": "amount_minor",
-                    "detail": "9000000",
-                }
-            ],
-        ),
+        charts=drawn(),
+        quarantine=QUARANTINE,
         data_docs="data_docs/index.html",
         seconds={"profile": 1.25, "judge": 0.75},
     )
