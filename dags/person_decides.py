@@ -52,16 +52,16 @@ class PersonDecides(HITLOperator):
         """Record the answer, or that nobody gave one.
 
         Raises:
-            GateClosed: rejected, answered without a reason, or by a person who has answered before.
-            HITLTimeoutError: nobody answered in time.
+            GateClosed: rejected, unanswered in time, answered without a reason, or by a person who has answered before.
         """
         makegood, run_id = open_installation(), context["params"]["run_id"]
         if event.get("error_type") == "timeout":
             makegood.register.audit(
                 "unanswered", run_id, {"task": self.task_id, "waited_hours": PATIENCE.total_seconds() / 3600}
             )
+            raise GateClosed(f"nobody answered, so {run_id} stays held; nothing was sent. Trigger this DAG again")
         answer = super().execute_complete(context, event)
-        person, [choice] = answer["responded_by_user"]["id"], answer["chosen_options"]
+        person, [choice] = answer["responded_by_user"]["name"], answer["chosen_options"]
         reason = (answer["params_input"].get("reason") or "").strip()
         if not reason:
             raise GateClosed(

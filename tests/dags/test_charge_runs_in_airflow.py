@@ -286,12 +286,12 @@ def test_a_review_is_kept_under_the_name_of_whoever_is_logged_in(here, held_run)
 
 def test_an_unanswered_question_is_kept_and_fails(here, held_run):
     timed_out = f"""
-from airflow.providers.standard.exceptions import HITLTimeoutError
 from dags.person_decides import REASON, PersonDecides
+from pipeline.errors import GateClosed
 try:
     PersonDecides(task_id="first_person", params={{"reason": REASON}}).execute_complete(
         {{"params": {{"run_id": {held_run!r}}}}}, {{"error": "nobody answered", "error_type": "timeout"}})
-except HITLTimeoutError:
+except GateClosed:  # which is not tried again: nobody is asked three times
     print("failed")
 """
     done = subprocess.run([sys.executable, "-c", timed_out], env=inherited_environment() | here.airflow.environment,
