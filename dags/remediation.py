@@ -362,7 +362,7 @@ def close() -> dict[str, Any]:
     makegood, record = _installation_and_plan(context, time_before(context, {"reconcile"}))
     if _is_closed(makegood, record.incident_id):
         return {"incident_id": record.incident_id}
-    closed = makegood.close(record.incident_id)
+    closed = makegood.close(record.incident_id, user=_requester(context))
     log.info("closed; %s of %s bills are exactly right", closed["right"], closed["bills"])
     return {name: closed[name] for name in ("incident_id", "residual_minor", "breaks", "bills", "right", "open")}
 

@@ -29,6 +29,13 @@ AskStates = Callable[[pa.Array, pa.Array], tuple[pa.Table, pa.Table]]
 """Told payment ids and merchant references, answers their live states: two tables with `status` and `state`, in order."""
 
 
+class CameBack(Protocol):
+    """See `adapters.deviations.CameBack`."""
+
+    def standing(self, incident: Any) -> pa.Table: ...
+    def keep(self, incident_id: str, said: pa.Table, *, day: date) -> int: ...
+
+
 class SideBySide(Protocol):
     """See `adapters.reconciliation.Reconciliation`."""
 
@@ -142,6 +149,19 @@ def reconcile(
         returned_elsewhere=matched.returned_elsewhere,
         currency=currency,
     )
+
+
+def keep_what_came_back(books: CameBack, incident: Any, *, ask: Callable[[pa.Array], pa.Table], today: date) -> int:
+    """Ask about wrong charges that by the books still stand, and keep those of which the acquirer says that they do not.
+
+    Returns:
+        How many were not known before: matching again then finds fewer differences.
+    """
+    standing = books.standing(incident)
+    if not standing.num_rows:
+        return 0
+    said = ask(standing["payment_id"].combine_chunks()).select(["state", "refunded_minor"])
+    return books.keep(incident.incident_id, said.append_column("original_id", standing["original_id"]), day=today)
 
 
 def _by_scope(unmatched: pa.Table) -> dict[str, int]:

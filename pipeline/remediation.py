@@ -5,6 +5,7 @@ Belongs here: handing one stage's result to the next. Does not: any rule of a st
 """
 
 import contextlib
+import json
 from dataclasses import asdict
 from datetime import date, datetime
 from functools import cached_property, partial
@@ -31,6 +32,7 @@ from pipeline import report as report_stage
 from pipeline import verify as verify_stage
 from pipeline.adapters.charge_import import ChargeImport, Imported, read_import
 from pipeline.adapters.closings import NAMED_SCHEMA, Closings
+from pipeline.adapters.deviations import CameBack
 from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.holiday_calendar import holidays_around
 from pipeline.adapters.incident_books import IncidentBooks, approved_payments
@@ -55,6 +57,8 @@ from pipeline.remedy import Guard, preview, require_live_states
 
 PROOF_TEXT = "proof.txt"
 INCIDENT_PAGE = "incident.html"
+KEPT_FOR_PAGE = {"reconciliation": "reconciliation.json", "proof": "proof.json"}
+"""What the newest reconciliation and proof have found, beside the incident's page that shows it."""
 
 
 class Remediation(Installation):
@@ -276,20 +280,55 @@ class Remediation(Installation):
         return Closings(self.server)
 
     def reconcile(self, incident_id: str) -> dict[str, Any]:
-        """Lay the incident's plans, the ledger and all settlement files side by side; see `reconcile.reconcile`."""
+        """Lay the incident's plans, the ledger and all settlement files side by side; see `reconcile.reconcile`.
+
+        What is unknown is looked up first: that moves no money. Keeps what it found for the incident's page.
+        """
         return self._reconcile(self.incidents.find(incident_id)).to_json()
 
     def settle_day(self) -> dict[str, Any]:
         """The daily settlement: look up what is unknown in any scope, then match all files with all operations."""
         unknown = sorted({item["scope"] for item in self.ledger.unfinished() if item["state"] == "unknown"})
-        if unknown:
-            with self.rail() as rail, self.ledger.sending():
-                for scope in unknown:
-                    self._sender(rail).look_up_unknown(scope)
+        self._look_up(unknown)
         left = [item for item in self.ledger.unfinished() if item["state"] == "unknown"]
         return self._reconcile(None).to_json() | {"looked_up": len(unknown), "unknown": left}
 
+    def _look_up(self, scopes: list[str]) -> None:
+        """Ask what became of operations that were sent and never answered; that moves no money."""
+        if scopes:
+            with self.rail() as rail, self.ledger.sending():
+                for scope in scopes:
+                    self._sender(rail).look_up_unknown(scope)
+
     def _reconcile(self, incident: Incident | None) -> reconcile_stage.Reconciled:
+        """Match; and where something differs, or a wrong charge is not settled, look for what came back without us, and match again."""
+        if incident:
+            self._look_up(self.closings.unknown_scopes(incident))
+        result = self._match(incident)
+        about = [incident] if incident else self.incidents.incidents()
+        is_told = result.break_count or (incident and incident.charge_scope in result.waiting)
+        kept = [self._keep_what_came_back(each) for each in about if is_told and each.closed_at is None]
+        if any(kept):
+            result = self._match(incident)
+        if incident:
+            self._keep_for_page(incident.incident_id, "reconciliation", result.to_json())
+        return result
+
+    def _keep_for_page(self, incident_id: str, name: str, found: dict[str, Any]) -> None:
+        file = self.settings.home / "incidents" / incident_id / KEPT_FOR_PAGE[name]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, ensure_ascii=False, default=str), encoding="utf-8")
+
+    def _keep_what_came_back(self, incident: Incident) -> int:
+        with self.rail() as rail:
+            return reconcile_stage.keep_what_came_back(
+                CameBack(self.server),
+                incident,
+                ask=lambda payments: rail.states(payment_ids=payments),
+                today=self.business_day,
+            )
+
+    def _match(self, incident: Incident | None) -> reconcile_stage.Reconciled:
         incident_id = incident.incident_id if incident else None
         plans = [p for p in self.incidents.plans(incident_id) if p.approver] if incident_id else []
         holidays = holidays_around(self.business_day, timezone=self.settings.timezone, home=self.settings.home)
@@ -328,6 +367,7 @@ class Remediation(Installation):
         )  # fmt: skip
         (folder / PROOF_TEXT).write_text(proof.to_text(), encoding="utf-8")
         pq.write_table(proof.items, folder / "proof-items.parquet")
+        self._keep_for_page(incident.incident_id, "proof", proof.to_json())
         return proof
 
     def _wrong_charges(self, incident: Incident) -> pa.Table:
@@ -346,11 +386,12 @@ class Remediation(Installation):
         charges = charges.append_column("occurrence", pa.repeat(pa.scalar(1, pa.int64()), charges.num_rows))
         return charges.append_column("payment_id", pa.nulls(charges.num_rows, pa.string()))
 
-    def close(self, incident_id: str, *, accept_open: str | None = None) -> dict[str, Any]:
-        """Close an incident with its proof, and keep it as a case that the gate must hold from now on.
+    def close(self, incident_id: str, *, accept_open: str | None = None, user: str | None = None) -> dict[str, Any]:
+        """Close an incident with its proof, and keep it as a case that the gate must hold from now on. Its page then shows the proof.
 
         Args:
             accept_open: why what is open by name is accepted and written off; takes a person's login.
+            user: whom Airflow authenticated; else it is closed by whoever the settings' login is.
 
         Raises:
             GateClosed: something is unknown, unsettled, broken, unexplained, or open and not accepted.
@@ -359,7 +400,7 @@ class Remediation(Installation):
         incident = self.incidents.find(incident_id)
         if incident.closed_at:
             raise GateClosed(f"{incident_id} is closed already; its proof stands")
-        if accept_open and self.settings.login is None:
+        if accept_open and self.settings.login is None and user is None:
             raise UsageError(
                 "who accepts? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
             )
@@ -379,13 +420,14 @@ class Remediation(Installation):
             proof = self._prove(incident, _written_off(proof.items, accept_open))
         kept = self._keep_case(incident)
         record = proof.to_json() | {"accepted_open": accept_open, "untold": self.closings.untold(incident)}
-        self.closings.close(incident, record, login=self.settings.login, password=self.settings.password)
+        self.closings.close(incident, record, login=self.settings.login, password=self.settings.password, user=user)
+        page = self.render_incident(incident_id)
         folder = self.settings.home / "incidents" / incident_id
         return {
             "incident_id": incident_id, "state": "closed", "residual_minor": proof.residual_minor, "breaks": reconciled.break_count,
             "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": record["untold"],
             "regression_case": kept, "balances": self.closings.balances(incident), "book": str(folder / "book.parquet"),
-            "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(),
+            "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(), "report": str(page),
         }  # fmt: skip
 
     def _keep_case(self, incident: Incident) -> bool:
@@ -417,22 +459,19 @@ class Remediation(Installation):
 
     # -- pages, imports and lines -------------------------------------------------------------------------------
 
-    def render_incident(self, incident_id: str, **later: Any) -> Path:
-        """Write the incident's page anew; returns its path.
-
-        Args:
-            later: what further steps have to say: `execution`, `reconciliation`, `proof`; see `report.write_incident`.
-        """
+    def render_incident(self, incident_id: str) -> Path:
+        """Write the incident's page anew, with the newest reconciliation and proof there are; returns its path."""
         incident = self.incidents.find(incident_id)
         file = self._assessment_file(incident)
         assessment = assess_stage.Assessment.load(file) if file.exists() else self.assess(incident_id)
         plans = self.incidents.plans(incident_id)
+        kept = {name: file.with_name(found) for name, found in KEPT_FOR_PAGE.items()}
         return report_stage.write_incident(
             file.with_name(INCIDENT_PAGE),
             incident=incident.to_json(),
             assessment=asdict(assessment),
             plans=[plan.to_json() | {"impact": self.stated_impact(plan)} for plan in plans],
-            **later,
+            **{name: json.loads(found.read_text(encoding="utf-8")) for name, found in kept.items() if found.exists()},
         )
 
     def _import_charges(self, path: Path, period: str | None) -> Imported:

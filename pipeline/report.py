@@ -22,6 +22,7 @@ from pipeline import charts
 from pipeline.core.incident_words import CLASSES, REBILL_REASONS, REVERSAL_REASONS
 from pipeline.core.money import format_minor
 from pipeline.core.rule import cohort_name
+from pipeline.core.settlement import BREAK_KINDS
 from pipeline.core.verdict import PEOPLE_NEEDED, WHOLE_RUN, Verification
 
 __all__ = ["FILE_NAME", "render", "write", "write_incident", "write_index"]
@@ -127,7 +128,6 @@ def write_incident(
     incident: Mapping[str, Any],
     assessment: Mapping[str, Any],
     plans: Sequence[Mapping[str, Any]] = (),
-    execution: Mapping[str, Any] | None = None,
     reconciliation: Mapping[str, Any] | None = None,
     proof: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -137,11 +137,14 @@ def write_incident(
         incident: as the register keeps it: `incident_id, billing_period, charge_scope, issuers, corrected_run, reason, ...`.
         assessment: `assess.Assessment` as a mapping.
         plans: stored plans, newest first, each with its `impact` in words.
-        execution, reconciliation, proof: each `title` of a row to rows of a table - a mapping of section heading to a list of
-            mappings with the same keys; amounts as text; None while there is nothing to say.
+        reconciliation: `reconcile.Reconciled.to_json` of the newest one; None while there was none.
+        proof: `proof.Proof.to_json`, likewise.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    later = {"execution": execution, "reconciliation": reconciliation, "proof": proof}
+    later = {
+        "reconciliation": reconciliation and _reconciliation_tables(reconciliation),
+        "proof": proof and _proof_tables(proof),
+    }
     page = (
         _environment()
         .get_template("incident.html.j2")
@@ -156,6 +159,53 @@ def write_incident(
         )
     )
     return _replace(path, page)
+
+
+def _reconciliation_tables(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What a reconciliation found, as headed tables."""
+
+    def row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return {
+            "what": name, "lines": figures["count"], "amount": format_minor(figures["amount_minor"], found["currency"])
+        } | more  # fmt: skip
+
+    matched = [row(kind, figures) for kind, figures in found["matched"].items()]
+    others = {"refunded by others": found["returned_elsewhere"], "not due yet": found["not_due"]}
+    breaks = found["breaks"].items()
+    files = [{"file": name, "why": why} for name, why in found["exceptions"]["refused"].items()]
+    return {
+        f"Matched by {found['day']}": matched + [row(name, f) for name, f in others.items() if f["count"]],
+        "Breaks": [row(kind, figures, meaning=BREAK_KINDS[kind]) for kind, figures in breaks],
+        **({"Files that cannot be read": files} if files else {}),
+    }
+
+
+def _proof_tables(proof: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """A proof as headed tables: the two equations, and what is not right, by name."""
+
+    def money(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                name.removesuffix("_minor"): format_minor(value, proof["currency"])
+                if name.endswith("_minor")
+                else value
+                for name, value in row.items()
+            }
+            for row in rows
+        ]
+
+    names = ("verdict", "wrong_held_minor", "unbilled_minor", "why")
+    items = [
+        {"who": item["customer_id"] or f"payment {item['payment_id']}"} | {name: item[name] for name in names}
+        for item in proof["items"]
+    ]
+    whole = {name: proof[name] for name in ("residual_minor", "bills", "right", "open", "unexplained")}
+    return {
+        "To the last unit": money([whole]),
+        "What was charged wrongly": money(proof["charged"]),
+        "What is right": money(proof["rebilled"]),
+        "Not right, by name": money(items),
+    }
 
 
 def _incident_state(incident: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -47,6 +47,16 @@ class Closings:
             incident,
         )
 
+    def unknown_scopes(self, incident: Incident) -> list[str]:
+        """Scopes of the incident, wrong charges included, with operations whose outcome nobody knows."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT o.scope FROM unanswered u JOIN operation o USING (operation_id)"
+                f" WHERE {_COHORT} AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = u.operation_id) ORDER BY 1",
+                _named(incident),
+            ).fetchall()
+        return [row[0] for row in rows]
+
     def open_breaks(self, incident: Incident) -> dict[str, int]:
         """Breaks of the incident that are not resolved, by kind."""
         return self._counts(
@@ -103,26 +113,30 @@ class Closings:
                     {"incident": incident.incident_id, "day": effective_on},
                 )
 
-    def close(self, incident: Incident, proof: dict[str, Any], *, login: str | None, password: str | None) -> None:
+    def close(
+        self, incident: Incident, proof: dict[str, Any], *, login: str | None, password: str | None, user: str | None = None
+    ) -> None:  # fmt: skip
         """Record the closing by whoever `login` authenticates (the service without one); from now on history is the corrected run.
+
+        Args:
+            user: whom Airflow authenticated, where it passes that person's word on.
 
         Raises:
             GateClosed: it is closed already.
             UsageError: the login may not close incidents.
         """
-        with self._server.connect(login, password) as connection:
+        with self._server.connect("makegood_airflow" if user else login, None if user else password) as connection:
             try:
                 connection.execute(
-                    "INSERT INTO incident_closing (incident_id, proof) VALUES (%s, %s)",
-                    (incident.incident_id, json.dumps(proof, ensure_ascii=False, default=str)),
+                    "INSERT INTO incident_closing (incident_id, proof, person) VALUES (%s, %s, coalesce(%s, session_user))",
+                    (incident.incident_id, json.dumps(proof, ensure_ascii=False, default=str), user),
                 )
             except psycopg.errors.UniqueViolation:
                 raise GateClosed(f"{incident.incident_id} is closed already; its proof stands") from None
             except psycopg.errors.InsufficientPrivilege as error:
                 raise UsageError(f"{login} may not close an incident: {error.diag.message_primary}") from None
-            append_audit(
-                connection, "close_incident", incident.incident_id, {"residual_minor": proof["residual_minor"]}
-            )
+            detail = {"residual_minor": proof["residual_minor"]} | ({"user": user} if user else {})
+            append_audit(connection, "close_incident", incident.incident_id, detail)
 
     def keep_case(self, incident_id: str, wrong_run: str, history: list[dict[str, str]]) -> None:
         """Keep the wrong run and the history it was charged against as a case that the gate must hold from now on."""
@@ -141,13 +155,15 @@ class Closings:
             ).fetchall()
 
     def _counts(self, query: str, incident: Incident) -> dict[str, int]:
-        issuers = list(incident.issuers) if incident.issuers is not None else None
         with self._server.connect() as connection:
             _bulk(connection)
-            rows = connection.execute(
-                query, {"incident": incident.incident_id, "scope": incident.charge_scope, "issuers": issuers}
-            ).fetchall()
-        return dict(rows)
+            return dict(connection.execute(query, _named(incident)).fetchall())
+
+
+def _named(incident: Incident) -> dict[str, Any]:
+    """The parameters of `_COHORT` and `_SCOPES`."""
+    issuers = list(incident.issuers) if incident.issuers is not None else None
+    return {"incident": incident.incident_id, "scope": incident.charge_scope, "issuers": issuers}
 
 
 def _bulk(connection: psycopg.Connection) -> None:

@@ -15,19 +15,16 @@ from psycopg import sql
 
 from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.deviations import DEVIATION_SCHEMA, SETTLED_OTHERWISE, keep_deviations, stage_deviations
 from pipeline.adapters.incidents import ApprovedPlan, plan_scope
 from pipeline.adapters.ledger import OPERATION_COLUMNS
 from pipeline.adapters.postgres import Server, conninfo
-from pipeline.core.ledger import posting_without_operation
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
 from pipeline.errors import FatalError
 from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
 
 KINDS = {"cancel": "void", "refund": "refund", "rebill": "rebill"}
 """Step of a plan, and the kind of operation it carries out."""
-
-SETTLED_OTHERWISE = ("expired", "already_returned", "shrunk", "charge_was_declined")
-"""Deviations after which the acquirer no longer keeps the wrong charge's money, or that part of it: they have an entry."""
 
 TAKEN_BACK = {
     "already_acquired": "void_became_refund",
@@ -65,9 +62,6 @@ REBILLED_SCHEMA = pa.schema([
     ("instrument_token", pa.string()), ("amount_minor", pa.int64()), ("state", pa.string()), ("reason", pa.string()),
     ("declined_on", pa.date32()),
 ])  # fmt: skip
-
-DEVIATION_SCHEMA = pa.schema([("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64())])
-
 
 _STATES = sql.SQL(
     "SELECT o.*, d.reason, CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
@@ -159,13 +153,13 @@ class PlanInProgress:
         kinds = [GONE_BEFORE[reason] for reason in gone["reversal_reason"].to_pylist()]
         found = pa.table([gone["original_id"], kinds, gone["wrong_minor"]], schema=DEVIATION_SCHEMA)
         with self._server.connect() as connection:
-            _stage_deviations(connection)
+            stage_deviations(connection)
             copy_in(connection, "fresh_deviation", found.to_batches(), DEVIATION_SCHEMA.names)
             connection.execute(
                 "DELETE FROM fresh_deviation f USING operation o JOIN outcome c USING (operation_id)"
                 " WHERE o.original_id = f.original_id AND c.status = 'succeeded'"
             )
-            _keep_deviations(connection, self.incident_id, self._day)
+            keep_deviations(connection, self.incident_id, self._day)
 
     def note_deviations(self) -> None:
         """Keep, once, what answers have shown to be otherwise than planned: refused because the payment had moved on, or refunded
@@ -174,17 +168,18 @@ class PlanInProgress:
             return
         shrunk = self._given_back_in_part() if self.step == "refund" else DEVIATION_SCHEMA.empty_table()
         with self._server.connect() as connection:
-            _stage_deviations(connection)
+            stage_deviations(connection)
             connection.execute(
                 "INSERT INTO fresh_deviation SELECT DISTINCT ON (o.original_id, m.deviation) o.original_id,"
-                " m.deviation, o.amount_minor FROM operation o JOIN outcome c USING (operation_id)"
+                " m.deviation, CASE WHEN m.deviation = ANY(%s) THEN charged.amount_minor ELSE o.amount_minor END"
+                " FROM operation o JOIN outcome c USING (operation_id) JOIN operation charged ON charged.operation_id = o.original_id"
                 " JOIN unnest(%s::text[], %s::text[]) m(reason, deviation) ON m.reason = c.reason"
                 " WHERE o.scope = ANY(%s) AND c.status = 'declined'"
                 " AND (m.deviation <> 'void_became_refund' OR o.kind = 'void')",
-                (list(TAKEN_BACK), list(TAKEN_BACK.values()), self.scopes("cancel", "refund")),
+                (list(SETTLED_OTHERWISE), list(TAKEN_BACK), list(TAKEN_BACK.values()), self.scopes("cancel", "refund")),
             )
             copy_in(connection, "fresh_deviation", shrunk.to_batches(), DEVIATION_SCHEMA.names)
-            _keep_deviations(connection, self.incident_id, self._day)
+            keep_deviations(connection, self.incident_id, self._day)
 
     def _given_back_in_part(self) -> pa.Table:
         """Charges that we have refunded for less than was charged, with what was not ours to give back (`DEVIATION_SCHEMA`)."""
@@ -308,9 +303,9 @@ class PlanInProgress:
         """
         with self._server.connect() as connection:
             if deviations.num_rows:
-                _stage_deviations(connection)
+                stage_deviations(connection)
                 copy_in(connection, "fresh_deviation", deviations.to_batches(), DEVIATION_SCHEMA.names)
-                _keep_deviations(connection, self.incident_id, self._day)
+                keep_deviations(connection, self.incident_id, self._day)
             copy_in(connection, "operation", intended.select(OPERATION_COLUMNS).to_batches(), OPERATION_COLUMNS)
 
     def for_rail(self, intended: pa.Table) -> tuple[pa.Table, pa.Table | None]:
@@ -354,7 +349,8 @@ class PlanInProgress:
     def _deviation_figures(self) -> dict[str, dict[str, int]]:
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT kind, count(*), sum(amount_minor)::bigint FROM deviation WHERE incident_id = %s GROUP BY kind ORDER BY kind",
+                "SELECT kind, count(DISTINCT original_id), sum(amount_minor)::bigint FROM deviation WHERE incident_id = %s"
+                " GROUP BY kind ORDER BY kind",
                 (self.incident_id,),
             ).fetchall()
         return {kind: {"count": count, "amount_minor": total} for kind, count, total in rows}
@@ -367,32 +363,3 @@ _LEFT_NAMES = {"due": "not_sent"}
 def _sum(figures: dict[str, dict[str, int]], *names: str) -> dict[str, int]:
     chosen = [figures[name] for name in names if name in figures]
     return {"count": sum(f["count"] for f in chosen), "amount_minor": sum(f["amount_minor"] for f in chosen)}
-
-
-def _stage_deviations(connection: Any) -> None:
-    connection.execute(
-        "CREATE TEMP TABLE fresh_deviation (original_id uuid, kind text, amount_minor bigint) ON COMMIT DROP"
-    )
-
-
-def _keep_deviations(connection: Any, incident_id: str, day: date) -> None:
-    """Move staged deviations into the books, each once, with the entries of those that settle a wrong charge without us."""
-    owing, plain = (posting_without_operation("expired", after_decline=flag) for flag in (True, False))
-    connection.execute(
-        "WITH fresh AS ("
-        "  INSERT INTO makegood.deviation (incident_id, original_id, kind, amount_minor)"
-        "  SELECT %(incident)s, original_id, kind, amount_minor FROM fresh_deviation ON CONFLICT DO NOTHING"
-        "  RETURNING original_id, kind, amount_minor),"
-        # what refused attempts have left owing is settled first; the rest had never been taken out of revenue
-        " settling AS (SELECT f.*, o.currency, least(f.amount_minor, coalesce((SELECT"
-        "    sum(CASE WHEN e.credit = %(owing)s THEN e.amount_minor WHEN e.debit = %(owing)s THEN -e.amount_minor END)"
-        "    FROM makegood.operation p JOIN makegood.entry e USING (operation_id)"
-        "    WHERE p.original_id = f.original_id), 0))::bigint AS owed_minor"
-        "  FROM fresh f JOIN makegood.operation o ON o.operation_id = f.original_id WHERE f.kind = ANY(%(settling)s))"
-        " INSERT INTO makegood.entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
-        " SELECT original_id, step, debit::makegood.account, %(credit)s, moved_minor, currency, %(day)s FROM settling CROSS JOIN LATERAL"
-        " (VALUES (kind, %(plain)s, amount_minor - owed_minor), (kind || '_owed', %(owing)s, owed_minor)) v(step, debit, moved_minor)"
-        " WHERE moved_minor > 0",
-        {"incident": incident_id, "owing": owing.debit, "plain": plain.debit, "credit": plain.credit, "day": day,
-         "settling": list(SETTLED_OTHERWISE)},
-    )  # fmt: skip

@@ -8,7 +8,7 @@ new entry that undoes the old one, never a change. Each operation has at most on
 ``settled``    the acquirer paid out, or took back, what it had taken or returned for us;
 ``expired``, ``already_returned``, ``shrunk``, ``charge_was_declined``
                a wrong charge's money, or part of it, was not the acquirer's to return any more; with ``_owed``
-               after it, that part of it which refused attempts had left owing.
+               after it, that part of it which refused attempts had left owing; a second part that came back is ``shrunk 2``.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import approve as approve_stage
 from pipeline.adapters import postgres
+from pipeline.adapters.closings import Closings
 from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord, incident_id_of
 from pipeline.adapters.plan_file import plan_digest, write_plan
 from pipeline.adapters.postgres import Server
@@ -338,3 +339,17 @@ def test_a_plan_whose_windows_are_over_cannot_be_approved(register, home, incide
     late = datetime(2023, 9, 14, tzinfo=UTC)
     with pytest.raises(GateClosed, match="are over"):
         register.approve(plan, as_of=late, expires_at=LATER, login="approver", password=None)
+
+
+def test_a_closing_names_whoever_it_was_passed_on_for(server, incident):
+    Closings(server).close(incident, {"residual_minor": 0}, login=None, password=None, user="kim")
+    with server.connect() as connection:
+        closed = connection.execute(
+            "SELECT person FROM incident_closing WHERE incident_id = %s", (incident.incident_id,)
+        )
+        assert closed.fetchall() == [("kim",)]
+        heard = connection.execute(
+            "SELECT person, detail ->> 'user' FROM audit WHERE subject = %s AND action = 'close_incident'",
+            (incident.incident_id,),
+        )
+        assert heard.fetchall() == [("makegood_airflow", "kim")]

@@ -207,11 +207,17 @@ def test_an_incident_is_repaired_to_its_proof(here):
     assert all(night.ended_at(task_id) for task_id in night.tasks)
     closed = here.operator.returned(night, "close")
     assert closed["residual_minor"] == 0 and closed["open"] == 0
+    with here.story.at(TWELFTH).server.connect() as connection:
+        person = connection.execute(
+            "SELECT person FROM incident_closing WHERE incident_id = %s", (here.incident(night),)
+        )
+        assert person.fetchall() == [("operator",)], "whoever triggered the run"
     assert here.operator.returned(night, "rebill")["at"].startswith("2023-09-13")
     assert here.kept(OTHER_ISSUERS) == here.right(OTHER_ISSUERS)
     assert any(bill["payment_method"] == "check_card" for bill in here.bills(OTHER_ISSUERS))
     page = here.operator.text(f"/makegood/dags/remediation/report?run_id={urllib.parse.quote(run_id)}")
     assert page[0] == 200 and here.incident(night) in page[1]
+    assert "Reconciliation" in page[1] and "What was charged wrongly" in page[1], "the page shows how it ended"
 
 
 def test_a_refund_task_cleared_after_the_close_has_no_effect(here):

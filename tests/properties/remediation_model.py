@@ -44,6 +44,7 @@ from pipeline import approve as approve_stage
 from pipeline import plan as plan_stage
 from pipeline import remedy
 from pipeline.adapters import bulk, postgres
+from pipeline.adapters.deviations import CameBack
 from pipeline.adapters.incident_books import IncidentBooks, approved_payments
 from pipeline.adapters.incident_lines import LIVE_SCHEMA, lay_out
 from pipeline.adapters.ledger import PostgresLedger
@@ -56,7 +57,7 @@ from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.errors import GateClosed, OutcomeUnknown, OutsideWindow, SendingStopped
-from pipeline.reconcile import reconcile
+from pipeline.reconcile import keep_what_came_back, reconcile
 from pipeline.schema import LANDED_SCHEMA
 from pipeline.settings import PROJECT_ROOT, Settings
 from tests.remediation_world import CHARGED, ELEVENTH, PERIOD, WINDOWS, Customer, World
@@ -282,6 +283,10 @@ class PlannedWorld(World):
         def ask(payment_ids: pa.Array, references: pa.Array) -> tuple[pa.Table, pa.Table]:
             return self.rail.states(payment_ids=payment_ids), self.rail.states(merchant_references=references)
 
+        keep_what_came_back(
+            CameBack(self.server), self.incidents.find(self.incident), today=self.today,
+            ask=lambda payments: self.rail.states(payment_ids=payments),
+        )  # fmt: skip
         files = read_settlement_files(self.rail.settle(), self.settings.timezone)
         with Reconciliation(self.server, incident_id=self.incident, today=self.today) as work:
             result = reconcile(

@@ -77,6 +77,11 @@ def test_it_does_not_close_before_settlement_nor_over_what_is_open_and_then_it_d
 
     closed = after.close(incident, accept_open="card closed; invoiced by post")
     assert (closed["residual_minor"], closed["breaks"], closed["open"]) == (0, 0, 1)
+    page = Path(closed["report"]).read_text(encoding="utf-8")
+    assert "closed with proof" in page and "Matched by 2023-09-21" in page and "What was charged wrongly" in page
+    assert page == after.render_incident(incident).read_text(encoding="utf-8"), (
+        "whoever writes it anew leaves the proof in it"
+    )
     assert sum(row["written_off_minor"] for row in closed["proof"]["rebilled"]) == unlucky(story)["amount_minor"]
     balances = closed["balances"]
     assert sum(balances.values()) == 0
