@@ -1,8 +1,8 @@
 """`makegood`: the command line, one small function per command.
 
-Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), or any work - that is
-`bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one JSON object goes to standard output, also
-when the command fails.
+Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files
+(`cli_generate`), or any work - that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one
+JSON object goes to standard output, also when the command fails.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     app = open_app(arguments, progress)
-    period, source = _period(arguments.period), _source(arguments.source)
+    period, source = period_of(arguments.period), _source(arguments.source)
     landed = app.extract(source, period, query=_query(arguments.query))
     if landed.run is None:
         names = ", ".join(landed.waiting_for)
@@ -144,45 +144,6 @@ def _show_sending(result: dict) -> str:
     return "\n".join([f"sending is {result['sending']}", *(left or ["  nothing is left to send or look up"])])
 
 
-def _generate(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    from pipeline.generate import Behaviour, generate
-
-    written = generate(
-        Path(arguments.out),
-        customers=arguments.customers,
-        first_period=_period(arguments.first_period),
-        months=arguments.months,
-        seed=arguments.seed,
-        behaviour=Behaviour(flat_share=arguments.flat_share, monthly_churn=arguments.monthly_churn),
-        currency=arguments.currency,
-        contacts=arguments.contacts,
-        overwrite=arguments.overwrite,
-        progress=progress,
-    )
-    return {
-        "source": str(Path(arguments.out).resolve()),
-        "periods": [str(period.billing_period) for period in written],
-    }, 0
-
-
-def _mischarge(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    from pipeline.generate import with_wrong_month
-
-    with_wrong_month(
-        Path(arguments.source),
-        Path(arguments.out),
-        period=_period(arguments.period),
-        amounts_of=_period(arguments.amounts_of),
-        overwrite=arguments.overwrite,
-        progress=progress,
-    )
-    return {"source": str(Path(arguments.out).resolve()), "periods": [arguments.period]}, 0
-
-
-def _show_source(result: dict) -> str:
-    return f"{result['source']}: {', '.join(result['periods'])}"
-
-
 def _add_person(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     return open_app(arguments, progress).add_person(arguments.name, arguments.role, admin_url=arguments.admin_url), 0
 
@@ -224,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    from pipeline import cli_control, cli_incident  # they take their tools from here
+    from pipeline import cli_control, cli_generate, cli_incident  # they take their tools from here
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -234,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_incident.add_commands(commands)
     cli_control.add_commands(commands)
     cli_control.add_replay(commands)
-    _add_generators(commands)
+    cli_generate.add_commands(commands)
     _add_administration(commands)
     return parser
 
@@ -344,38 +305,6 @@ def _add_sending(commands: Any) -> None:
         with_login(parser)
 
 
-def _add_generators(commands: Any) -> None:
-    generate = command(
-        commands, "generate", _generate, _show_source,
-        about="make up charge files of any size, with realistic month-to-month behaviour",
-        examples="  makegood generate --out data/million --customers 1460000 --months 4 --first-period 2023-06",
-    )  # fmt: skip
-    generate.add_argument("--out", required=True, metavar="DIR")
-    generate.add_argument("--customers", type=int, default=30_000)
-    generate.add_argument("--months", type=int, default=4)
-    generate.add_argument("--first-period", default="2023-06", metavar="YYYY-MM")
-    generate.add_argument(
-        "--flat-share", type=float, default=0.3, help="share of bills that repeat every month, up to 0.8"
-    )
-    generate.add_argument(
-        "--monthly-churn", type=float, default=0.012, help="share of customers who leave, and who join, each month"
-    )
-    generate.add_argument("--currency", default="KRW")
-    generate.add_argument("--seed", type=int, default=1)
-    generate.add_argument("--contacts", action="store_true", help="with made-up contacts.parquet")
-    generate.add_argument("--overwrite", action="store_true", help="replace an existing folder")
-    wrong = command(
-        commands, "mischarge", _mischarge, _show_source,
-        about="copy a period's charge files with an earlier month's amounts in them: the incident, to practise on",
-        examples="  makegood mischarge --source data/sample --out data/wrong --period 2005-09 --amounts-of 2005-07",
-    )  # fmt: skip
-    wrong.add_argument("--source", required=True, metavar="DIR")
-    wrong.add_argument("--out", required=True, metavar="DIR")
-    wrong.add_argument("--period", required=True, metavar="YYYY-MM")
-    wrong.add_argument("--amounts-of", required=True, metavar="YYYY-MM")
-    wrong.add_argument("--overwrite", action="store_true", help="replace the period where it exists")
-
-
 def _add_administration(commands: Any) -> None:
     command(
         commands,
@@ -413,7 +342,8 @@ def open_app(arguments: argparse.Namespace, progress: StageProgress) -> Any:
     return open_makegood(as_of=_instant(arguments.as_of, settings), progress=progress, settings=settings)
 
 
-def _period(label: str) -> BillingPeriod:
+def period_of(label: str) -> BillingPeriod:
+    """The period an argument names."""
     try:
         return BillingPeriod.parse(label)
     except ValueError as error:

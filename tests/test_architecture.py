@@ -35,7 +35,17 @@ MAY_IMPORT = {
 }
 """Layer -> layers it may import. `bootstrap`, the command line and `__main__` may import everything; `dags` has its own rule."""
 
-EVERYTHING = {"installation", "remediation", "bootstrap", "replay", "cli", "cli_incident", "cli_control", "__main__"}
+EVERYTHING = {
+    "installation",
+    "remediation",
+    "bootstrap",
+    "replay",
+    "cli",
+    "cli_incident",
+    "cli_control",
+    "cli_generate",
+    "__main__",
+}
 
 
 def layer_of(module: str) -> str:

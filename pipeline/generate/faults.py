@@ -121,8 +121,7 @@ def _crept(case: Case) -> Columns:
 
 def _exactly(amount: Callable[[Case], np.ndarray], case: Case) -> Columns:
     """Each bill at an amount that has nothing to do with its parts."""
-    wanted = amount(case)
-    return case.bills.with_amount(wanted if wanted.size > 1 else np.full(case.charges.num_rows, wanted))
+    return case.bills.with_amount(np.broadcast_to(amount(case), case.charges.num_rows))
 
 
 def _date(case: Case) -> np.ndarray:

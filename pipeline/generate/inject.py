@@ -86,7 +86,7 @@ def inject(
 
     File names, row order and all rows that the fault does not hit stay as they are; rows that it adds come last in their
     file. Nobody is hit whose bill the fault would leave as it is, so `size` is the share of customers with a wrong bill,
-    as far as the cohort has such.
+    as far as the cohort has such. `slow_creep` makes the months before wrong too; the truth is about `period`.
 
     Args:
         source: holds `period` and the months before it as Parquet charge files.
