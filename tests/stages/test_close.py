@@ -33,7 +33,8 @@ def story(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Story
 
 @pytest.fixture(scope="module")
 def incident(story: Story) -> Iterator[str]:
-    """Planned, approved, undone and rebilled - but for one customer whose card was closed before the rebill."""
+    """Planned, approved, undone and rebilled - but for one customer whose card was closed before the rebill. Some of the last rebills
+    went through without an answer, and nobody has asked since."""
     operator = story.at(PLANNED_AT, "operator")
     incident = operator.open_incident(wrong=story.wrong_run, corrected=story.right_run)["incident_id"]
     windows = Window(date(2023, 9, 11), date(2023, 9, 12)), Window(date(2023, 9, 12), date(2023, 9, 13))
@@ -43,8 +44,10 @@ def incident(story: Story) -> Iterator[str]:
     operator.refund(incident)
     with story.at(REBILLED_AT).rail() as rail:
         rail.happen("close_card", pa.table({"instrument_token": [unlucky(story)["instrument_token"]]}))
-    for at in (REBILLED_AT, RETRIED_AT):
-        story.at(at).rebill(incident)
+    story.at(REBILLED_AT).rebill(incident)
+    with story.at(RETRIED_AT).rail() as rail:
+        rail.adjust(timeout_after_accept=0.2)
+    assert story.at(RETRIED_AT).rebill(incident)["unknown"]["count"] > 0
     return incident
 
 
@@ -63,7 +66,9 @@ def unlucky(story: Story) -> dict:
 
 
 def test_it_does_not_close_before_settlement_nor_over_what_is_open_and_then_it_does(story, incident):
-    with pytest.raises(GateClosed, match="not in a settlement file yet"):
+    with pytest.raises(
+        GateClosed, match="not in a settlement file yet"
+    ):  # and no longer unknown: one question settles that
         story.at(RETRIED_AT, "operator").close(incident)
     after = story.at(SETTLED_AT, "operator")
     reconciled = after.reconcile(incident)
