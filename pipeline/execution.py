@@ -14,6 +14,7 @@ remediation's verbs). Each step is committed before the next begins:
 
 import hashlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
@@ -129,38 +130,36 @@ class Sender:
         """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
         the next goes out only after the answers have passed the stop rule."""
         moved_minor = self._moved_minor(scope)
-        under_way: _Ready | None = None
-        answers: pa.Table | None = None  # of the wave under way, once they are here
-        try:
-            for sent, wave in enumerate(waves):
-                self.progress("waves sent", sent, None)
-                upcoming = self._ready(scope, wave, after=under_way)
-                if under_way:
-                    answers = self._answers(under_way)
-                    self._require_healthy(under_way, answers)
-                if not upcoming.handed_over:
-                    self._require_sending_allowed(scope)
-                    moved_minor = self._require_below_cap(upcoming, moved_minor)
-                    guard()
-                self._hand_over(upcoming)
-                before, answered = under_way, answers
-                under_way, answers = upcoming, None
-                if before:
-                    self._record(before, answered)
-        except GateClosed:
-            self._finish(under_way, answers)
-            raise
-        answers = self._finish(under_way, answers)
-        if under_way:
-            self._require_healthy(under_way, answers)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording") as thread:
+            under_way = _UnderWay(self._record, thread)
+            try:
+                for sent, wave in enumerate(waves):
+                    self.progress("waves sent", sent, None)
+                    upcoming = self._ready(scope, wave, after=under_way.ready)
+                    if under_way.ready:
+                        under_way.answers = self._answers(under_way.ready)
+                        self._require_healthy(under_way.ready, under_way.answers)
+                    if not upcoming.handed_over:
+                        self._require_sending_allowed(scope)
+                        moved_minor = self._require_below_cap(upcoming, moved_minor)
+                        guard()
+                    under_way.await_recording()  # so that, whatever happens, no more than two waves are without their answers
+                    self._hand_over(upcoming)
+                    under_way.followed_by(upcoming)
+            except GateClosed:
+                self._finish(under_way)
+                raise
+            self._finish(under_way)
+            if under_way.ready:
+                self._require_healthy(under_way.ready, under_way.answers)
 
-    def _finish(self, under_way: "_Ready | None", answers: pa.Table | None) -> pa.Table | None:
+    def _finish(self, under_way: "_UnderWay") -> None:
         """Wait for the answers to what has gone out and record them."""
-        if under_way is None:
-            return None
-        answers = self._answers(under_way) if answers is None else answers
-        self._record(under_way, answers)
-        return answers
+        under_way.await_recording()
+        if under_way.ready:
+            if under_way.answers is None:
+                under_way.answers = self._answers(under_way.ready)
+            self._record(under_way.ready, under_way.answers)
 
     def _moved_minor(self, scope: str) -> int:
         """What the scope has moved or may have moved; only worth a query where there is a cap."""
@@ -257,6 +256,35 @@ class _Ready:
     file: BatchFile
     batch_id: int
     handed_over: bool
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """The wave that has gone out last, and the recording of the one before it, which goes on in `thread`: the books take that
+    while the next wave's intents are written.
+
+    Attributes:
+        ready: the wave; None before the first.
+        answers: to it, once they are here.
+    """
+
+    record: "Callable[[_Ready, pa.Table], None]"
+    thread: ThreadPoolExecutor
+    ready: _Ready | None = None
+    answers: pa.Table | None = None
+    recording: Future | None = None
+
+    def followed_by(self, ready: _Ready) -> None:
+        """`ready` has gone out now; the wave before it is to be recorded."""
+        if self.ready:
+            self.recording = self.thread.submit(self.record, self.ready, self.answers)
+        self.ready, self.answers = ready, None
+
+    def await_recording(self) -> None:
+        """Return once nothing is being recorded; raises what that raised."""
+        if self.recording:
+            recording, self.recording = self.recording, None
+            recording.result()
 
 
 def require_as_written(file: BatchFile) -> None:
