@@ -266,15 +266,15 @@ class Reconciliation:
 
     def _keep_breaks(self, connection: psycopg.Connection, breaks: pa.Table) -> dict[str, int]:
         known = connection.execute(
-            "SELECT break_id, kind, reference FROM open_break WHERE NOT coalesce(scope, '') ~ '^inc-[^/]*$' OR scope = %s",
+            "SELECT break_id, kind, reference, scope FROM open_break WHERE NOT coalesce(scope, '') ~ '^inc-[^/]*$' OR scope = %s",
             (self._incident_id,),  # what contradicts another incident's plan was not looked at
         ).fetchall()
-        there = set(zip(breaks["kind"].to_pylist(), breaks["reference"].to_pylist(), strict=True))
-        before = {(kind, reference) for _, kind, reference in known}
-        fresh = pa.array([key not in before for key in
-                          zip(breaks["kind"].to_pylist(), breaks["reference"].to_pylist(), strict=True)], pa.bool_())  # fmt: skip
+        # one whose charge has become known since is another break: it now keeps that charge's incident open
+        named = list(zip(*(breaks[name].to_pylist() for name in ("kind", "reference", "scope")), strict=True))
+        there, before = set(named), {tuple(rest) for _, *rest in known}
+        fresh = pa.array([key not in before for key in named], pa.bool_())
         added = copy_in(connection, "settlement_break", breaks.filter(fresh).to_batches(), BREAK_SCHEMA.names)
-        gone = [number for number, kind, reference in known if (kind, reference) not in there]
+        gone = [number for number, *rest in known if tuple(rest) not in there]
         connection.execute(
             "INSERT INTO settlement_break_resolution (break_id, detail) SELECT unnest(%s::bigint[]), %s",
             (gone, f"no longer so on {self._today}"),

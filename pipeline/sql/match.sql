@@ -97,11 +97,17 @@ FROM taken_again r JOIN standing s USING (customer_id, billing_period, bill_cycl
 WHERE s.amount_minor > coalesce(u.amount_minor, 0)
 QUALIFY row_number() OVER (PARTITION BY r.operation_id ORDER BY s.operation_id) = 1;
 
--- Everything that does not fit, by name; `missing` and what the plan meant come after, when the calendar has been asked.
+-- Everything that does not fit, by name; `missing` and what the plan meant come after, when the calendar has been asked. A line for no
+-- payment that is known may still name an operation of ours, which then did not succeed here: it belongs to that operation.
+CREATE OR REPLACE TEMP TABLE odd_line AS
+SELECT l.*, TRY_CAST(l.merchant_reference AS UUID) AS said_id FROM judged_line l
+WHERE l.verdict <> 'matched'
+  AND NOT (l.type = 'Refunded' AND l.modification_reference IN (SELECT modification_reference FROM returned_elsewhere));
+
 CREATE OR REPLACE TEMP TABLE broken AS
 SELECT CASE WHEN l.verdict = 'extra' AND u.operation_id IS NOT NULL THEN 'state' ELSE l.verdict END AS kind,
     coalesce(key_of(l.operation_id), key_of(u.operation_id), nullif(l.modification_reference, ''), l.psp_reference) AS reference,
-    coalesce(l.operation_id, u.operation_id, c.operation_id) AS operation_id, l.amount_minor, l.settled_on AS since,
+    coalesce(l.operation_id, u.operation_id, c.operation_id, n.operation_id) AS operation_id, l.amount_minor, l.settled_on AS since,
     CASE WHEN l.verdict = 'extra' AND u.operation_id IS NOT NULL THEN 'settled, while its outcome is unknown here'
          WHEN l.verdict = 'state' THEN 'settled, although the acquirer had said that the approval was gone'
          WHEN l.verdict = 'amount' THEN 'meant were ' || l.meant_minor || ' ' || l.meant_currency || ', settled were ' || l.amount_minor || ' ' || l.currency
@@ -109,12 +115,13 @@ SELECT CASE WHEN l.verdict = 'extra' AND u.operation_id IS NOT NULL THEN 'state'
          WHEN l.verdict = 'twice' THEN 'once more in batch ' || l.batch_number
          WHEN l.verdict = 'undone_but_settled' THEN 'voided, and in batch ' || l.batch_number
          WHEN c.operation_id IS NOT NULL THEN l.type || ' in batch ' || l.batch_number || ' on a payment of ours; no operation of ours did it'
+         WHEN n.operation_id IS NOT NULL THEN l.type || ' in batch ' || l.batch_number || ' under the reference of a ' || n.kind
+             || ' of ours, for a payment that is not known here'
          ELSE l.type || ' in batch ' || l.batch_number || ' for a payment that is not known here' END AS detail
-FROM judged_line l
-LEFT JOIN unknown u ON key_of(u.operation_id) = l.merchant_reference AND l.operation_id IS NULL AND l.type = 'Settled'
+FROM odd_line l
+LEFT JOIN unknown u ON u.operation_id = l.said_id AND l.operation_id IS NULL AND l.type = 'Settled'
 LEFT JOIN claim c ON c.payment_id = l.psp_reference AND l.operation_id IS NULL
-WHERE l.verdict <> 'matched'
-  AND NOT (l.type = 'Refunded' AND l.modification_reference IN (SELECT modification_reference FROM returned_elsewhere))
+LEFT JOIN operation n ON n.operation_id = l.said_id AND l.operation_id IS NULL
 UNION ALL BY NAME
 SELECT 'recharged_without_undo' AS kind, key_of(operation_id) AS reference, operation_id, standing_minor AS amount_minor,
     CAST($today AS DATE) AS since, 'a wrong charge of the same bill still stands with this amount' AS detail

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from pipeline.adapters import postgres
+from pipeline.adapters.closings import Closings
 from pipeline.adapters.postgres import conninfo
 from pipeline.reconcile import to_text
 from pipeline.settings import Settings
@@ -88,6 +89,17 @@ def test_a_reference_nobody_knows_is_extra(settlement):
     found = settlement.breaks(settlement.reconcile())
     assert set(found) == {"extra", "missing"}
     assert found["missing"] == [settlement.check[0]]
+
+
+def test_a_line_that_names_a_charge_of_the_incident_keeps_it_open_and_a_strangers_line_does_not(settlement):
+    world = settlement.world
+    closings, incident = Closings(world.server), world.incidents.find(world.incident)
+    settlement.edit(lambda line: line.update({"Psp Reference": "7700"}), of="Settled", charge=settlement.check[0])
+    settlement.reconcile()
+    assert closings.open_breaks(incident) == {"extra": 1, "missing": 1}
+    settlement.edit(lambda line: line.update({"Merchant Reference": "who"}), of="Settled", charge=settlement.check[0])
+    assert settlement.breaks(settlement.reconcile()).keys() == {"extra", "missing"}
+    assert closings.open_breaks(incident) == {"missing": 1}
 
 
 def plant(world: World, customer: Customer, kind: str, *, payment_id: str) -> None:
