@@ -24,7 +24,8 @@ then, and a message about money wakes people as well."""
 BATCH_MESSAGES = 50_000
 """Messages of one batch: what a crash may leave to be recognised, and what is in memory at a time."""
 
-STEPS = ("void", "refund", "rebill", "rebill_declined")
+STEPS = ("void", "refund", "returned", "rebill", "rebill_declined")
+"""`returned`: somebody else gave the whole wrong charge back, and nothing was left for us to return."""
 
 
 class Channel(Protocol):

@@ -47,7 +47,13 @@ DUE_SCHEMA = pa.schema([
 
 RECEIPT_COLUMNS = ["incident_id", "customer_id", "step", "operation_id", "channel", "receipt"]
 
-KIND_OF_STEP = {"void": "void", "refund": "refund", "rebill": "rebill", "rebill_declined": "rebill"}
+KIND_OF_STEP = {
+    "void": "void",
+    "refund": "refund",
+    "returned": "refund",
+    "rebill": "rebill",
+    "rebill_declined": "rebill",
+}
 
 
 class Outbox:

@@ -48,7 +48,7 @@ SELECT
     customer_id, operation_id, is_text, address, language,
     replace(
         replace(
-            m.text || if(nothing_due AND $step IN ('void', 'refund'), n.text, ''),
+            m.text || if(nothing_due AND $step IN ('void', 'refund', 'returned'), n.text, ''),
             '{amount}', if(language = 'ko' AND currency = 'KRW', figure || '원', currency || ' ' || figure)),
         '{date}', coalesce(if(language = 'ko', strftime(day, '%-m월 %-d일'), strftime(day, '%-d %B %Y')), '')) AS text
 FROM figured f

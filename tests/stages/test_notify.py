@@ -99,6 +99,28 @@ def test_nothing_is_said_that_is_not_so(world):
     assert not [text for text in texts[late.customer_id] if "Nothing more is charged" in text]
 
 
+def test_a_customer_whose_whole_charge_support_gave_back_hears_once_that_nothing_more_leaves(world):
+    whole, zero, part = customers = [*people(world, 1, method="check_card"), *people(world, 1, method="check_card", right=0),
+                                     *people(world, 1, method="check_card")]  # fmt: skip
+    charged_and_approved(world, customers)
+    sent = Sent(world, [contact(c, "en") for c in customers])
+    for customer in (whole, zero):
+        world.happens("support_refund", customer)
+    world.happens("support_refund", part, amount_minor=300)
+    assert sent.notify()["sent"] == {}, "nobody has asked the acquirer yet, so nothing is certain"
+    world.step("refund", ELEVENTH)
+    assert sent.notify()["sent"] == {"refund": 1, "returned": 2}
+    assert sent.notify()["now"] == {}
+    told = (
+        "[Billing] The wrong charge of KRW 52,300 has been returned to you already. Nothing more leaves your account for it, and you"
+        " need not do anything. We apologise."
+    )
+    texts = sent.texts()
+    assert texts[whole.customer_id] == [told]
+    assert texts[zero.customer_id] == [f"{told} Nothing more is charged for this month."]
+    assert "52,000 was refunded" in texts[part.customer_id][0]
+
+
 def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):
     (first,) = people(world, 1, method="check_card")
     second = Customer(first.customer_id, method="check_card", occurrence=2)
