@@ -26,7 +26,7 @@ class BillParts:
         base, usage, discount, tax: int64; base + usage - discount + tax is the amount.
         is_whole: whether the bill has its four parts.
         is_known: whether it has an amount at all.
-        present: which columns of parts there are.
+        own: the columns that this was made of; what a bill lacks stays as it is.
     """
 
     base: np.ndarray
@@ -35,7 +35,7 @@ class BillParts:
     tax: np.ndarray
     is_whole: np.ndarray
     is_known: np.ndarray
-    present: tuple[str, ...]
+    own: Mapping[str, pa.ChunkedArray]
 
     @classmethod
     def of(cls, charges: pa.Table) -> "BillParts":
@@ -49,7 +49,8 @@ class BillParts:
             is_whole = np.logical_and.reduce([is_known, *(valid for _, valid in columns)])
             parts = [np.where(is_whole, values, 0) for values, _ in columns]
         base = np.where(is_whole, parts[0], amount)
-        return cls(base, *parts[1:], is_whole, is_known, present)
+        own = {name: charges[name] for name in ("amount_minor", *present)}
+        return cls(base, *parts[1:], is_whole, is_known, own)
 
     @property
     def net(self) -> np.ndarray:
@@ -68,10 +69,11 @@ class BillParts:
         if tax is None:
             tax = np.where(net == self.net, self.tax, tax_minor(net))
         tax = np.where(self.is_whole, tax, 0)
-        columns = {"amount_minor": pa.array(net + tax, mask=~self.is_known)}
-        values = dict(zip(PARTS, (base, usage, discount, tax), strict=True))
-        return columns | {
-            name: pa.array(values[name], mask=~self.is_whole) for name in self.present if self.is_whole.any()
+        values = dict(zip(PARTS, (base, usage, discount, tax), strict=True)) | {"amount_minor": net + tax}
+        has = dict.fromkeys(PARTS, self.is_whole) | {"amount_minor": self.is_known}
+        return {
+            name: pc.if_else(pa.array(has[name]), pa.array(values[name]), own).combine_chunks()
+            for name, own in self.own.items()
         }
 
     def scaled(self, numerator: int, denominator: int = 1, *, step: int = 1) -> Mapping[str, pa.Array]:

@@ -80,7 +80,8 @@ class Behaviour:
         zero_share: share of bills waived in full; among customers who are not flat.
         credit_share: share of bills below zero; among customers who are not flat.
         plan_change_share: share of customers who change plan for the first time, each month.
-        price_change_period, price_change_percent: from that month on, all plan fees are so much dearer.
+        price_change_period, price_change_percent: from that month on, plan fees are so much dearer.
+        price_change_plans: the plans whose fee changes; none named: all.
         usage_percent_by_month: usage in January ... December, in percent of a normal month; the lunar new
             year, Chuseok and the end of the year are the high ones.
     """
@@ -93,6 +94,7 @@ class Behaviour:
     plan_change_share: float = 0.005
     price_change_period: BillingPeriod | None = None
     price_change_percent: int = 0
+    price_change_plans: tuple[str, ...] = ()
     usage_percent_by_month: tuple[int, ...] = (104, 110, 98, 98, 101, 99, 106, 108, 112, 102, 97, 107)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,8 @@ class Behaviour:
         for name, most in limits.items():
             if not 0 <= getattr(self, name) <= most:
                 raise UsageError(f"{name} is a share from 0 to {most}; not {getattr(self, name)}")
+        if unknown := [code for code in self.price_change_plans if code not in PLANS]:
+            raise UsageError(f"no plan is called {unknown[0]!r}; there are {', '.join(PLANS)}")
         if len(self.usage_percent_by_month) != 12:
             raise UsageError("usage_percent_by_month has twelve percentages, January first")
 
@@ -280,7 +284,8 @@ class _Portfolio:
         plan = np.where(month >= accounts.plan_change_month, accounts.later_plan, accounts.plan)
         fee = np.array([fee for fee, _ in PLANS.values()])
         if behaviour.price_change_period and period >= behaviour.price_change_period:
-            fee = fee * (100 + behaviour.price_change_percent) // 100
+            changes = np.isin(list(PLANS), behaviour.price_change_plans or list(PLANS))
+            fee = np.where(changes, fee * (100 + behaviour.price_change_percent) // 100, fee)
         base = fee[plan] + accounts.add_ons_minor
 
         season = behaviour.usage_percent_by_month[period.month - 1] / 100

@@ -565,7 +565,7 @@ CHANGES: Mapping[str, Callable[[Case], Columns]] = {
     "truncated": partial(_exactly, _truncated), "leading_digit_lost": partial(_exactly, _leading_digit_lost),
     "label_wrong": _label, "dates_wrong": _dates, "label_and_dates_wrong": _label_and_dates, "slow_creep": _crept,
 }  # fmt: skip
-"""The columns that a fault changes, as they would be if it hit every row; NULL leaves what is there."""
+"""The columns that a fault changes, as they would be if it hit every row."""
 
 EXTRAS: Mapping[str, Callable[[Case], Extra]] = {
     "sent_twice": _sent_twice, "new_charge_ids": _new_charge_ids, "second_cycle": _second_cycle,

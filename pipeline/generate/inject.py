@@ -215,7 +215,7 @@ def _would_change(charges: pa.Table, columns: Columns) -> np.ndarray:
 
 
 def _where(hit: np.ndarray, values: pa.Array, own: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.coalesce(pc.if_else(pa.array(hit), values, pa.scalar(None, values.type)), own.cast(values.type))
+    return pc.if_else(pa.array(hit), values.cast(own.type), own)
 
 
 def _chosen(case: Case, charges: pa.Table, eligible: np.ndarray) -> np.ndarray:

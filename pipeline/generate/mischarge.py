@@ -90,9 +90,10 @@ def _amounts(path: Path) -> pa.Table:
 
 
 def exchanged(charges: pa.Table, earlier: pa.Table, row: pa.ChunkedArray) -> pa.Table:
-    """`charges` with the amounts of the `earlier` rows; their own where `row` is NULL."""
+    """`charges` with the amounts of the `earlier` rows, all parts of each; their own where there is no such row or amount."""
+    has = pc.is_valid(earlier["amount_minor"].take(row))
     for name in AMOUNT_COLUMNS:
         if name in charges.column_names:
-            amounts = pc.coalesce(earlier[name].take(row), charges[name])
+            amounts = pc.if_else(has, earlier[name].take(row), charges[name])
             charges = charges.set_column(charges.column_names.index(name), charges.field(name), amounts)
     return charges

@@ -155,6 +155,23 @@ def test_a_price_change_makes_flat_bills_dearer_from_that_month_on(tmp_path):
     assert repeat_share(tmp_path / "s", SEPTEMBER, AUGUST) > 0.75
 
 
+def test_a_price_change_may_be_of_some_plans_alone(tmp_path):
+    behaviour = Behaviour(
+        flat_share=0.8,
+        plan_change_share=0,
+        price_change_period=JULY,
+        price_change_percent=5,
+        price_change_plans=("TEEN",),
+    )
+    generate(tmp_path / "s", customers=2_000, first_period=JUNE, months=2, behaviour=behaviour)
+    dearer = """SELECT plan_code FROM charge AS july JOIN charge AS june USING (customer_id, plan_code)
+                WHERE july.billing_period = '2023-07' AND june.billing_period = '2023-06'
+                GROUP BY plan_code HAVING bool_and(july.base_fee_minor > june.base_fee_minor)"""
+    assert charges(tmp_path / "s").sql(dearer).fetchall() == [("TEEN",)]
+    with pytest.raises(UsageError, match="no plan is called 'GOLD'"):
+        Behaviour(price_change_plans=("GOLD",))
+
+
 def test_usage_follows_the_season(tmp_path):
     season = (100,) * 5 + (100, 200) + (100,) * 5  # July doubles
     generate(
