@@ -49,12 +49,13 @@ class Fault:
 
 _KT = "a Korean telecom, September 2023: July's amounts for 1,460,000 customers of some card companies"
 _CARDNET = "Cardnet, August 2018: Wednesday's file was sent twice and Thursday's not at all"
-_TARIFF = "O2 UK, 2011-19, final bills, and Virgin Media, early-termination charges: an old contract rule went on being billed"
+_TARIFF = (
+    "O2 UK, 2011-19: final bills by a rule that no longer held, 140,000 customers paid 2.4 million pounds too much"
+)
 _TELSTRA = "Telstra, 2012-23: 6,532 customers billed for services that were no longer active"
 _FUEL = "a fuel retailer in the Bay Area: prices times 100 after a software update, some 200 customers"
 _MAPPING = "Seattle's utilities, 2016: 3,041 of 30,000 customers were sent other people's bills"
 _USAGE_LOST = "Three UK, November 2024: usage was left out of the direct debit and collected in January"
-_TAX = "no public mass case known; a changed rate, or a tax code lost on the way, does it"
 
 _FAULTS = (
     # -- an earlier month -------------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ _FAULTS = (
     Fault("earlier_file", "earlier_month", "An issuer's file of an earlier month under this month's label, with the customers of then", _KT,
           scope="files", earlier_months=1),
     Fault("two_months", "billed_double", "Last month's bill is charged once more, inside this month's amount",
-          "the risk of a carry-forward that ignores payments; " + NOT_PUBLIC, earlier_months=1),
+          NOT_PUBLIC, earlier_months=1),
     Fault("doubled", "billed_double", "The amount is the double of what is due",
           "giffgaff, fined in 2019: 2.6 million customers charged twice over while a bundle was applied late"),
     # -- sent or billed more than once ------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ _FAULTS = (
           "a Korean telecom and a bank, June 2017: a correction of the debit file was run as a new one",
           needs=("bill_cycle",), smallest=SMALL),
     Fault("new_customer_ids", "billed_twice", "Customers are billed once more under a new customer id, on the same card",
-          "a risk of every migration of accounts; " + NOT_PUBLIC, smallest=SMALL),
+          NOT_PUBLIC, smallest=SMALL),
     # -- missing, or too many ---------------------------------------------------------------------------------------
     Fault("file_missing", "file_missing", "An issuer's file is missing, and the manifest does not know of it", _CARDNET,
           scope="files"),
@@ -110,7 +111,7 @@ _FAULTS = (
           "Worldpay, Brighton Pier, June 2021: visitors charged the date, about 2,100 pounds"),
     Fault("id_as_amount", "wrong_field", "The digits of the customer's id stand where the amount should", NOT_PUBLIC),
     Fault("padding_as_amount", "wrong_field", "Blanks are read as a number and stand where the amount should",
-          "Visa prepaid cards, 2009: eight blanks read as 23,148,855,308,184,500 dollars"),
+          "Visa prepaid cards, 2009: blanks in a numeric field read as 23,148,855,308,184,500 dollars"),
     Fault("one_amount", "one_amount", "Everybody hit is charged the same amount: a default, or a test's", NOT_PUBLIC),
     # -- whose bill, whose card -------------------------------------------------------------------------------------
     Fault("rows_shifted", "wrong_customer", "In a stretch of rows each customer gets the bill of the row above", _MAPPING),
@@ -118,17 +119,17 @@ _FAULTS = (
     Fault("cards_shifted", "wrong_card", "In a stretch of rows each bill goes to the card of the row above", _MAPPING),
     Fault("wrong_method", "wrong_card", "Credit cards are called check cards, and the reverse", NOT_PUBLIC),
     # -- tariff, discount, tax, usage -------------------------------------------------------------------------------
-    Fault("wrong_plan", "wrong_plan", "Customers of one plan are billed as another plan's", _TARIFF,
+    Fault("wrong_plan", "wrong_plan", "Customers of one plan are billed as another plan's", NOT_PUBLIC,
           needs=("plan_code", *PARTS)),
     Fault("stale_tariff", "stale_tariff", "Customers are billed the fee of before a price change", _TARIFF,
           needs=("plan_code", *PARTS), earlier_months=1),
     Fault("discount_dropped", "discount", "The discount is not taken off",
-          "Optus: 235,000 customers, 8.8 million Australian dollars given back", needs=PARTS),
+          NOT_PUBLIC, needs=PARTS),
     Fault("discount_twice", "discount", "The discount is taken off twice", NOT_PUBLIC, needs=PARTS),
-    Fault("tax_missing", "tax", "No tax is charged", _TAX, needs=PARTS),
-    Fault("tax_doubled", "tax", "The tax is charged twice", _TAX, needs=PARTS),
-    Fault("tax_rounded", "tax", "The tax is cut to whole tens", _TAX, needs=PARTS),
-    Fault("taxed_again", "tax", "Ten percent is added to amounts that have the tax in them", _TAX),
+    Fault("tax_missing", "tax", "No tax is charged", NOT_PUBLIC, needs=PARTS),
+    Fault("tax_doubled", "tax", "The tax is charged twice", NOT_PUBLIC, needs=PARTS),
+    Fault("tax_rounded", "tax", "The tax is cut to whole tens", NOT_PUBLIC, needs=PARTS),
+    Fault("taxed_again", "tax", "Ten percent is added to amounts that have the tax in them", NOT_PUBLIC),
     Fault("usage_missing", "usage", "Usage is not billed, as when a region's records do not arrive", _USAGE_LOST, needs=PARTS),
     Fault("usage_twice", "usage", "Usage is billed twice, as when a region's records arrive twice",
           NOT_PUBLIC, needs=PARTS, smallest=None,
