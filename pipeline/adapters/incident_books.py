@@ -19,7 +19,8 @@ WRONG_SCHEMA = pa.schema(
 )  # fmt: skip
 """A wrong charge; `state` as in the view `operation_state`: succeeded, declined, unknown, sent, not_sent."""
 
-BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64())])
+BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("first", pa.int64())])
+"""A bill that was charged outside an incident; `first` is the lowest occurrence of its charges there, 0 for a rebill."""
 
 UNDONE_SCHEMA = pa.schema(
     [("original_id", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("amount_minor", pa.int64())]
@@ -69,10 +70,11 @@ class IncidentBooks:
         return self._fetch(query.format(state=_STATE, operations=_WITH_STATE, cohort=_cohort(incident)), WRONG_SCHEMA)
 
     def charged_elsewhere(self, incident: Incident) -> pa.Table:
-        """Bills of the period that were charged outside the incident (`BILL_SCHEMA`): they are not missing."""
+        """Bills of the period that were charged outside the incident (`BILL_SCHEMA`): not missing, and perhaps not this one's to rebill."""
         query = sql.SQL(
-            "SELECT DISTINCT o.customer_id, o.bill_cycle FROM operation o WHERE o.billing_period = {period}"
-            " AND o.kind IN ('charge', 'rebill') AND NOT ({cohort}) AND o.incident_id IS DISTINCT FROM {incident}"
+            "SELECT o.customer_id, o.bill_cycle, min(CASE o.kind WHEN 'rebill' THEN 0 ELSE o.occurrence END) FROM operation o"
+            " WHERE o.billing_period = {period} AND o.kind IN ('charge', 'rebill') AND NOT ({cohort})"
+            " AND o.incident_id IS DISTINCT FROM {incident} GROUP BY o.customer_id, o.bill_cycle"
         )
         query = query.format(
             period=sql.Literal(incident.billing_period),

@@ -103,7 +103,7 @@ def lay_out(
 
     Args:
         wrong: the incident's charges; see `sql/assess.sql`.
-        elsewhere: customer_id and bill_cycle of what else the period was charged.
+        elsewhere: customer_id, bill_cycle and first occurrence of what else the period was charged.
         corrected: the corrected run's Parquet file.
     """
     with duck.connect(preserve_insertion_order=False) as connection:

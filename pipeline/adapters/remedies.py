@@ -63,6 +63,8 @@ REBILLED_SCHEMA = pa.schema([
     ("declined_on", pa.date32()),
 ])  # fmt: skip
 
+BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())])
+
 _STATES = sql.SQL(
     "SELECT o.*, d.reason, CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
     " WHEN w.answered THEN 'succeeded' WHEN w.handed_over THEN 'sent' ELSE 'not_sent' END AS state"
@@ -196,6 +198,7 @@ class PlanInProgress:
         if self.step == "rebill":
             self._give("rebilled", self._rebilled())
             self._give("settled", self._settled())
+            self._give("billed_elsewhere", self._billed_elsewhere())
             days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
             self._give(
                 "retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()})
@@ -251,6 +254,21 @@ class PlanInProgress:
             " WHERE o.kind = 'refund' AND o.payment_method <> 'credit_card' AND o.scope = ANY({})"
         ).format(sql.Literal(self.scopes("refund")))
         return self._fetch(query, pa.schema([("original", pa.binary())]))
+
+    def _billed_elsewhere(self) -> pa.Table:
+        """Bills that another incident of the period has rebilled, or may have (`BILL_SCHEMA`): nobody is charged the right amount twice."""
+        with self._server.connect() as connection:
+            others = connection.execute(
+                "SELECT incident_id FROM incident WHERE billing_period = %s AND incident_id <> %s",
+                (self._plan.incident.billing_period, self.incident_id),
+            ).fetchall()
+        if not others:
+            return BILL_SCHEMA.empty_table()
+        query = sql.SQL(
+            "SELECT DISTINCT o.customer_id, o.billing_period, o.bill_cycle FROM operation o LEFT JOIN outcome c USING (operation_id)"
+            " WHERE o.kind = 'rebill' AND o.incident_id = ANY({}) AND c.status IS DISTINCT FROM 'declined'"
+        ).format(sql.Literal([row[0] for row in others]))
+        return self._fetch(query, BILL_SCHEMA)
 
     # -- waves --------------------------------------------------------------------------------------------------
 

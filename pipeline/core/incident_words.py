@@ -56,6 +56,7 @@ REBILL_REASONS = {
     "reversal_open": "waits until the wrong charge is certainly undone",
     "rebill_unknown": "nobody knows yet whether the rebill was made",
     "rebilled_another_amount": "another amount was rebilled: a person decides",
+    "charged_elsewhere": "charged outside this incident as well: whoever looks after that charge bills it, or a person decides",
     "not_in_import": "due, but not among the imported charges: a person decides",
     "right_bill_incomplete": "the right bill lacks a value",
     "right_bill_ambiguous": "there are several right bills",

@@ -2,7 +2,7 @@
 --
 -- Views given: wrong (the incident's charges: operation_id, customer_id, bill_cycle, occurrence, charge_id, amount_minor,
 -- currency, payment_method, issuer, instrument_token, state, payment_id), landed (the corrected run's Parquet), elsewhere
--- (customer_id, bill_cycle of what the period was charged outside the incident).
+-- (customer_id, bill_cycle, first: what the period was charged outside the incident, and the lowest occurrence of that, 0 for a rebill).
 -- Parameters: $issuers, the incident's; NULL for all.
 
 -- Keys that have several right bills: as a rule none.
@@ -29,7 +29,7 @@ WHERE l.customer_id IS NOT NULL
 CREATE OR REPLACE TEMP TABLE again AS
 SELECT w.operation_id, row_number() OVER (
     PARTITION BY w.customer_id, w.bill_cycle ORDER BY (w.state = 'succeeded') DESC, w.occurrence
-) AS nth
+) AS nth, min(w.occurrence) OVER (PARTITION BY w.customer_id, w.bill_cycle) AS first
 FROM wrong w SEMI JOIN (SELECT customer_id, bill_cycle FROM wrong WHERE occurrence > 1) t USING (customer_id, bill_cycle);
 
 -- One line for each wrong charge, and one for each bill due that nobody was charged for.
@@ -42,10 +42,13 @@ WITH charged AS (
         r.payment_method AS right_method, r.issuer AS right_issuer, r.instrument_token AS right_token,
         r.customer_id IS NOT NULL AS has_right_bill,
         CASE WHEN r.currency <> w.currency THEN 'currency' ELSE r.unusable END AS unusable,
-        coalesce(a.nth, 1) AS nth
+        coalesce(a.nth, 1) AS nth,
+        -- of several incidents that charged one bill, only that with its first charge may rebill it
+        e.first < coalesce(a.first, w.occurrence) AS is_charged_elsewhere
     FROM wrong w
     LEFT JOIN right_bill r ON r.customer_id = w.customer_id AND r.bill_cycle = w.bill_cycle
     LEFT JOIN again a ON a.operation_id = w.operation_id
+    LEFT JOIN elsewhere e ON e.customer_id = w.customer_id AND e.bill_cycle = w.bill_cycle
 ), uncharged AS (
     SELECT
         r.customer_id, r.bill_cycle, 0 AS occurrence, r.charge_id AS right_charge_id, r.amount_minor AS right_minor,

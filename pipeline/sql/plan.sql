@@ -7,12 +7,12 @@
 -- Parameters: $billing_period; $leave_equal: leave a charge alone that happens to be right; $charge_missing: charge bills due
 -- that nobody was charged for; $is_successor: only what is left.
 
--- With $leave_equal, the one charge of each bill that may stand: right to the won, whole, and undisputed.
+-- With $leave_equal, the one charge of each bill that may stand: right to the won, whole, undisputed, and the bill's first.
 CREATE OR REPLACE TEMP TABLE left_alone AS
 SELECT l.customer_id, l.bill_cycle, min(l.occurrence) AS occurrence
 FROM line l JOIN live v USING (payment_id)
 WHERE $leave_equal AND l.state = 'succeeded' AND l.has_right_bill AND l.unusable IS NULL AND l.wrong_minor = l.right_minor
-  AND v.state IN ('authorised', 'acquired') AND v.refunded_minor = 0
+  AND v.state IN ('authorised', 'acquired') AND v.refunded_minor = 0 AND l.is_charged_elsewhere IS NOT TRUE
 GROUP BY l.customer_id, l.bill_cycle;
 
 -- Why each line is undone the way it is, or is not; kept narrow, by the line's place.
@@ -76,6 +76,7 @@ WITH reasoned AS (
             WHEN l.right_minor < 0 THEN 'credit_carried'
             WHEN l.right_minor = 0 THEN 'zero_bill'
             WHEN d.has_right_charge THEN 'equal_left_alone'
+            WHEN l.is_charged_elsewhere THEN 'charged_elsewhere'
             WHEN o.customer_id IS NOT NULL THEN 'reversal_open'
             WHEN l.operation_id IS NULL AND NOT $charge_missing THEN 'not_in_import'
             WHEN b.state = 'declined' THEN 'declined_before'
@@ -91,7 +92,7 @@ WITH reasoned AS (
     SELECT *,
         CASE
             WHEN rebill_reason IN ('right_amount', 'was_never_charged', 'declined_before') THEN 'rebill'
-            WHEN rebill_reason IN ('reversal_open', 'rebill_unknown', 'rebilled_another_amount', 'not_in_import')
+            WHEN rebill_reason IN ('reversal_open', 'rebill_unknown', 'rebilled_another_amount', 'not_in_import', 'charged_elsewhere')
                  OR starts_with(rebill_reason, 'right_bill_') THEN 'hold'
             ELSE 'no_rebill'
         END AS rebill

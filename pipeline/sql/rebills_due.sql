@@ -1,7 +1,7 @@
 -- Who may be charged the right amount now: nobody whose wrong charges are not certainly undone - every one of the bill's.
 --
 -- Tables given: plan_line, moved, deviated (see reversals_due.sql); rebilled (rebill operations with their state), settled (originals whose
--- refund the acquirer has paid), retry_day (declines so far, days after the first one). Parameters: $day (the business day), $final_reasons.
+-- refund the acquirer has paid), billed_elsewhere (bills that another incident has rebilled, or may have), retry_day (declines so far, days after the first one). Parameters: $day (the business day), $final_reasons.
 CREATE OR REPLACE TEMP TABLE unclear AS
 WITH undone AS (
     SELECT
@@ -64,6 +64,7 @@ SELECT
     CASE
         WHEN t.is_done THEN 'done'
         WHEN t.under_way IS NOT NULL THEN t.under_way
+        WHEN b.customer_id IS NOT NULL THEN 'billed_elsewhere'
         WHEN u.reason IS NOT NULL THEN u.reason
         WHEN l.correct_minor <= 0 OR l.rebill_token IS NULL THEN 'not_chargeable'
         WHEN t.declines IS NULL OR t.declines = 0 OR t.refusal = 'withdrawn' THEN 'due'
@@ -75,5 +76,6 @@ SELECT
 FROM plan_line l
 LEFT JOIN unclear u USING (customer_id, billing_period, bill_cycle)
 LEFT JOIN tried t USING (customer_id, billing_period, bill_cycle)
+LEFT JOIN billed_elsewhere b USING (customer_id, billing_period, bill_cycle)
 LEFT JOIN retry_day r ON r.declines = t.declines
 WHERE l.rebill = 'rebill';

@@ -202,8 +202,23 @@ def test_a_bill_that_was_never_charged_is_charged_once(case):
 
 def test_a_bill_that_another_run_charged_is_not_missing(case):
     case.charged("a", 1).bill("a", 1).bill("c", 70)
-    case.elsewhere.append({"customer_id": "c", "bill_cycle": 1})
+    case.elsewhere.append({"customer_id": "c", "bill_cycle": 1, "first": 1})
     assert case.draft().lines["customer_id"].to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize("first", [0, 1])  # rebilled by another incident, or its first charge is somebody else's
+def test_a_bill_that_is_charged_outside_the_incident_as_well_is_undone_here_and_not_charged_a_second_time(case, first):
+    case.charged("c", 70, occurrence=2).bill("c", 70)
+    assert action(case.line()) == ("void", "not_acquired", "rebill", "right_amount")
+    case.elsewhere.append({"customer_id": "c", "bill_cycle": 1, "first": first})
+    for leave_equal in (False, True):
+        assert action(case.line(leave_equal=leave_equal)) == ("void", "not_acquired", "hold", "charged_elsewhere")
+
+
+def test_of_two_incidents_over_one_bill_that_with_its_first_charge_rebills(case):
+    case.charged("c", 100).charged("c", 100, occurrence=3).bill("c", 70)
+    case.elsewhere.append({"customer_id": "c", "bill_cycle": 1, "first": 2})
+    assert [row["rebill"] for row in case.draft().lines.to_pylist()] == ["rebill", "no_rebill"]
 
 
 def test_bills_of_issuers_outside_the_incident_are_none_of_its_business(case):

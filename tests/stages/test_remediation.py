@@ -192,6 +192,27 @@ def test_a_void_that_succeeds_late_is_found_and_never_sent_again(world):
     assert [row["kind"] for row in world.book()].count("void") == 8
 
 
+def test_a_bill_that_another_incident_has_rebilled_meanwhile_is_not_charged_again(world, settings, tmp_path):
+    """Two systems charged the same bill; each charge has an incident of its own, and both plans were made before anything was done."""
+    (first,) = people(world, 1, method="check_card")
+    second = Customer(first.customer_id, method="check_card", occurrence=2)
+    charged_and_approved(world, [first])
+    other = World(settings, tmp_path / "other", f"{world.run_id} again")
+    other.rail.close()
+    other.rail = world.rail
+    other.charge([second])
+    other.turn(ELEVENTH)
+    second.plan |= {"rebill": "rebill", "rebill_charge_id": "re-2", "rebill_method": second.method, "rebill_issuer": "HANBIT",
+                    "rebill_token": second.token}  # fmt: skip
+    other.approve([second])
+    for each in (world, other):
+        each.step("refund", ELEVENTH)
+    assert counts(world.step("rebill", TWELFTH)) == (1, 0, 0)
+    held = other.step("rebill", TWELFTH)
+    assert (counts(held), held["left"].keys()) == ((0, 0, 0), {"billed_elsewhere"})
+    assert world.kept() == {first.token: 41_000}
+
+
 def test_a_customer_charged_twice_is_undone_twice_and_rebilled_once(world):
     (first,) = people(world, 1)
     second = Customer(first.customer_id, occurrence=2)
