@@ -18,7 +18,17 @@ from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT, SYMBOL
 from pipeline.core.verdict import WHOLE_RUN, Table
 
-__all__ = ["amount_shapes", "cohort_name", "compact_minor", "drift", "month_name", "repeats", "share_text", "totals"]
+__all__ = [
+    "amount_shapes",
+    "cohort_name",
+    "compact_minor",
+    "drift",
+    "month_name",
+    "recall",
+    "repeats",
+    "share_text",
+    "totals",
+]
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 KIND_TITLES = {"issuer": "Issuer", "payment_method": "Payment method", "plan": "Plan"}
@@ -202,6 +212,32 @@ def totals(rows: Table, currency: str) -> Markup:
         for row in rows
     )
     return _svg("chart-totals", width, height, "Billed total per month", told, body)
+
+
+def recall(rows: Table, *, first: str) -> Markup:
+    """Share of wrong months that each contender held, by how many customers were hit.
+
+    Args:
+        rows: `contender, size, tried, held`, a size's rows together; a row's bar is drawn in full colour for the contender `first`.
+    """
+    width, row_height, left, right, top = 640, 20, 110, 120, 4
+    plot = width - left - right
+    body, bars = [], []
+    for size, group in groupby(rows, key=lambda row: row["size"]):
+        bars.append(_text(0, top + 16, f"{share_text(size)} of customers hit", "heading"))
+        top += 24
+        for row in group:
+            share = row["held"] / row["tried"]
+            look = "this" if row["contender"] == first else "plain"
+            bars.append(_text(left - 10, top + 14, row["contender"], "label", "end"))
+            bars.append(_bar(left, top + 3, plot * share, row_height - 6, look))
+            figure = f"{row['held']:,} of {row['tried']:,}"
+            bars.append(_text(left + plot + 10, top + 14, f"{share_text(share)} ({figure})", f"value {look}"))
+            top += row_height
+        top += 8
+    body += [_line(left + plot * part / 4, 24, left + plot * part / 4, top, "grid") for part in range(5)]
+    told = "; ".join(f"{share_text(row['size'])}, {row['contender']}: {row['held']} of {row['tried']}" for row in rows)
+    return _svg("chart-recall", width, top + 4, "Wrong months held, by the share of customers hit", told, body + bars)
 
 
 def _shape_panel(

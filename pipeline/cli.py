@@ -1,7 +1,7 @@
 """`makegood`: the command line, one small function per command.
 
-Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files
-(`cli_generate`), or any work - that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one
+Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files (`cli_generate`),
+the scorecard (`cli_scorecard`), or any work - that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one
 JSON object goes to standard output, also when the command fails.
 """
 
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    from pipeline import cli_control, cli_generate, cli_incident  # they take their tools from here
+    from pipeline import cli_control, cli_generate, cli_incident, cli_scorecard  # they take their tools from here
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -196,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_control.add_commands(commands)
     cli_control.add_replay(commands)
     cli_generate.add_commands(commands)
+    cli_scorecard.add_commands(commands)
     _add_administration(commands)
     return parser
 

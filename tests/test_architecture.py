@@ -44,6 +44,8 @@ EVERYTHING = {
     "cli_incident",
     "cli_control",
     "cli_generate",
+    "cli_scorecard",
+    "scorecard",
     "__main__",
 }
 
