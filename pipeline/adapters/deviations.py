@@ -18,8 +18,13 @@ from pipeline.core.ledger import posting_without_operation
 SETTLED_OTHERWISE = ("expired", "already_returned", "shrunk", "charge_was_declined")
 """Deviations after which the acquirer no longer keeps the wrong charge's money, or that part of it: they have an entry."""
 
-DEVIATION_SCHEMA = pa.schema([("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64())])
+DEVIATION_SCHEMA = pa.schema(
+    [("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64()), ("detail", pa.string())]
+)
 """What a deviation is told as. Of a kind in `SETTLED_OTHERWISE`, the amount is all that went without us so far."""
+
+VOIDED = "voided"
+"""Detail of an approval that somebody else voided: it is in no settlement file, like one that expired."""
 
 STANDING_SCHEMA = pa.schema([("original_id", pa.string()), ("payment_id", pa.string())])
 
@@ -76,8 +81,10 @@ class CameBack:
                 " INSERT INTO fresh_deviation SELECT original_id, CASE state WHEN 'expired' THEN 'expired'"
                 "   WHEN 'declined' THEN 'charge_was_declined' WHEN 'voided' THEN 'already_returned'"
                 "   ELSE CASE WHEN ours_minor = 0 AND refunded_minor = amount_minor THEN 'already_returned' ELSE 'shrunk' END END,"
-                "  CASE WHEN state IN ('expired', 'declined', 'voided') THEN amount_minor ELSE refunded_minor END - ours_minor"
-                " FROM judged WHERE state IN ('expired', 'declined', 'voided') OR refunded_minor > ours_minor"
+                "  CASE WHEN state IN ('expired', 'declined', 'voided') THEN amount_minor ELSE refunded_minor END - ours_minor,"
+                "  CASE state WHEN 'voided' THEN %s ELSE '' END FROM judged"
+                " WHERE state IN ('expired', 'declined', 'voided') OR refunded_minor > ours_minor",
+                (VOIDED,),
             )
             return keep_deviations(connection, incident_id, day)
 
@@ -85,7 +92,7 @@ class CameBack:
 def stage_deviations(connection: Any) -> None:
     """Make room for deviations about to be kept by this transaction: the table `fresh_deviation` (`DEVIATION_SCHEMA`)."""
     connection.execute(
-        "CREATE TEMP TABLE fresh_deviation (original_id uuid, kind text, amount_minor bigint) ON COMMIT DROP"
+        "CREATE TEMP TABLE fresh_deviation (original_id uuid, kind text, amount_minor bigint, detail text) ON COMMIT DROP"
     )
 
 
@@ -99,8 +106,8 @@ def keep_deviations(connection: Any, incident_id: str, day: date) -> int:
     connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.deviation'))")
     return connection.execute(
         "WITH fresh AS ("
-        "  INSERT INTO makegood.deviation (incident_id, original_id, kind, nth, amount_minor)"
-        "  SELECT %(incident)s, f.original_id, f.kind, k.times + 1, f.amount_minor - k.gone_minor"
+        "  INSERT INTO makegood.deviation (incident_id, original_id, kind, nth, amount_minor, detail)"
+        "  SELECT %(incident)s, f.original_id, f.kind, k.times + 1, f.amount_minor - k.gone_minor, f.detail"
         "  FROM fresh_deviation f CROSS JOIN LATERAL ("
         "    SELECT count(*) FILTER (WHERE d.kind = f.kind) AS times,"
         "      CASE WHEN f.kind = ANY(%(settling)s) THEN coalesce(sum(d.amount_minor) FILTER (WHERE d.kind = ANY(%(settling)s)), 0)"

@@ -20,6 +20,7 @@ from psycopg import sql
 
 from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.deviations import VOIDED
 from pipeline.adapters.ledger import LOCK_WAIT
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.adapters.settlement_files import SettlementFile
@@ -34,7 +35,9 @@ _OPERATION = pa.schema(
 )  # fmt: skip
 _SUCCEEDED = pa.schema([("operation_id", pa.uuid()), ("payment_id", pa.string())])
 _ID = pa.schema([("operation_id", pa.uuid())])
-_DEVIATION = pa.schema([("original_id", pa.uuid()), ("kind", pa.string()), ("amount_minor", pa.int64())])
+_DEVIATION = pa.schema(
+    [("original_id", pa.uuid()), ("kind", pa.string()), ("amount_minor", pa.int64()), ("is_voided", pa.bool_())]
+)
 _FACT = pa.schema(
     [
         ("operation_id", pa.uuid()),
@@ -306,7 +309,7 @@ _OPERATIONS = sql.SQL(
 _SUCCEEDED_OPERATIONS = sql.SQL("SELECT operation_id, payment_id FROM outcome WHERE status = 'succeeded'")
 _UNKNOWN_OPERATIONS = sql.SQL("SELECT operation_id FROM unanswered EXCEPT SELECT operation_id FROM outcome")
 _SETTLED_OPERATIONS = sql.SQL("SELECT operation_id FROM entry WHERE step = 'settled'")
-_DEVIATIONS = sql.SQL("SELECT original_id, kind, amount_minor FROM deviation")
+_DEVIATIONS = sql.SQL("SELECT original_id, kind, amount_minor, detail = {} FROM deviation").format(sql.Literal(VOIDED))
 _FACTS = sql.SQL(
     "SELECT o.operation_id, o.scope, o.payment_method, coalesce(e.effective_on, o.recorded_at::date) FROM operation o"
     " LEFT JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final' WHERE {condition}"

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
-from pipeline.adapters.deviations import DEVIATION_SCHEMA, SETTLED_OTHERWISE, keep_deviations, stage_deviations
+from pipeline.adapters.deviations import DEVIATION_SCHEMA, SETTLED_OTHERWISE, VOIDED, keep_deviations, stage_deviations
 from pipeline.adapters.incidents import ApprovedPlan, plan_scope
 from pipeline.adapters.ledger import OPERATION_COLUMNS
 from pipeline.adapters.postgres import Server, conninfo
@@ -152,8 +152,10 @@ class PlanInProgress:
         gone = lines.filter(pc.is_in(lines["reversal_reason"], pa.array(list(GONE_BEFORE)))).combine_chunks()
         if not gone.num_rows:
             return
-        kinds = [GONE_BEFORE[reason] for reason in gone["reversal_reason"].to_pylist()]
-        found = pa.table([gone["original_id"], kinds, gone["wrong_minor"]], schema=DEVIATION_SCHEMA)
+        reasons = gone["reversal_reason"].to_pylist()
+        kinds = [GONE_BEFORE[reason] for reason in reasons]
+        details = [VOIDED if reason == "already_voided" else "" for reason in reasons]
+        found = pa.table([gone["original_id"], kinds, gone["wrong_minor"], details], schema=DEVIATION_SCHEMA)
         with self._server.connect() as connection:
             stage_deviations(connection)
             copy_in(connection, "fresh_deviation", found.to_batches(), DEVIATION_SCHEMA.names)
@@ -173,12 +175,19 @@ class PlanInProgress:
             stage_deviations(connection)
             connection.execute(
                 "INSERT INTO fresh_deviation SELECT DISTINCT ON (o.original_id, m.deviation) o.original_id,"
-                " m.deviation, CASE WHEN m.deviation = ANY(%s) THEN charged.amount_minor ELSE o.amount_minor END"
+                " m.deviation, CASE WHEN m.deviation = ANY(%s) THEN charged.amount_minor ELSE o.amount_minor END,"
+                " CASE c.reason WHEN 'already_voided' THEN %s ELSE '' END"
                 " FROM operation o JOIN outcome c USING (operation_id) JOIN operation charged ON charged.operation_id = o.original_id"
                 " JOIN unnest(%s::text[], %s::text[]) m(reason, deviation) ON m.reason = c.reason"
                 " WHERE o.scope = ANY(%s) AND c.status = 'declined'"
                 " AND (m.deviation <> 'void_became_refund' OR o.kind = 'void')",
-                (list(SETTLED_OTHERWISE), list(TAKEN_BACK), list(TAKEN_BACK.values()), self.scopes("cancel", "refund")),
+                (
+                    list(SETTLED_OTHERWISE),
+                    VOIDED,
+                    list(TAKEN_BACK),
+                    list(TAKEN_BACK.values()),
+                    self.scopes("cancel", "refund"),
+                ),
             )
             copy_in(connection, "fresh_deviation", shrunk.to_batches(), DEVIATION_SCHEMA.names)
             keep_deviations(connection, self.incident_id, self._day)
@@ -187,7 +196,7 @@ class PlanInProgress:
         """Charges that we have refunded for less than was charged, with what was not ours to give back (`DEVIATION_SCHEMA`)."""
         self._give("moved", self._moved())
         return self._database.execute(
-            "SELECT l.original_id, 'shrunk' AS kind, l.wrong_minor - m.amount_minor AS amount_minor"
+            "SELECT l.original_id, 'shrunk' AS kind, l.wrong_minor - m.amount_minor AS amount_minor, '' AS detail"
             " FROM moved m JOIN plan_line l USING (original)"
             " WHERE m.kind = 'refund' AND m.state = 'succeeded' AND m.amount_minor < l.wrong_minor"
         ).to_arrow_table()
@@ -307,9 +316,9 @@ class PlanInProgress:
         self._database.register("payment_state", states)
         self._run("reversals_wave.sql", given | {"step": self.step, "kind": self.kind})
         deviations = self._database.execute(
-            "SELECT original_id, verdict, if(list_contains(?, verdict), wrong_minor, amount_minor) FROM judged"
+            "SELECT original_id, verdict, if(list_contains(?, verdict), wrong_minor, amount_minor), if(state = 'voided', ?, '') FROM judged"
             " WHERE verdict <> 'send' AND NOT list_contains(?, verdict)",
-            [list(SETTLED_OTHERWISE), list(WAVE_VERDICTS_LEFT)],
+            [list(SETTLED_OTHERWISE), VOIDED, list(WAVE_VERDICTS_LEFT)],
         ).to_arrow_table()
         return self._database.table("intended").to_arrow_table(), deviations.rename_columns(DEVIATION_SCHEMA.names)
 

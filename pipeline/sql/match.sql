@@ -4,7 +4,7 @@
 --   succeeded   operation_id, payment_id (the acquirer's id) of operations that succeeded
 --   unknown     operation_id of operations that nobody knows the outcome of
 --   settled     operation_id of operations entered as settled before
---   deviation   original_id, kind, amount_minor: where the acquirer's state made us do other than planned
+--   deviation   original_id, kind, amount_minor, is_voided: where the acquirer's state made us do other than planned
 
 CREATE OR REPLACE TEMP MACRO key_of(operation_id) AS replace(CAST(operation_id AS VARCHAR), '-', '');
 
@@ -21,7 +21,7 @@ UNION ALL BY NAME
 SELECT * FROM line ANTI JOIN issued_again USING (account, batch_number);
 
 -- What the acquirer should pay out or take back: every charge and refund that succeeded - but for approvals that were voided, and
--- charges of which the acquirer said that they expired or were never approved.
+-- charges of which the acquirer said that they expired, were voided by somebody else or never approved.
 CREATE OR REPLACE TEMP TABLE voided AS
 SELECT o.original_id AS operation_id FROM operation o SEMI JOIN succeeded USING (operation_id) WHERE o.kind = 'void';
 
@@ -31,7 +31,7 @@ SELECT o.operation_id, o.kind, o.amount_minor, o.currency, s.payment_id, o.origi
 FROM operation o
 JOIN succeeded s USING (operation_id)
 LEFT JOIN voided v ON v.operation_id = o.operation_id
-LEFT JOIN (SELECT DISTINCT original_id FROM deviation WHERE kind IN ('expired', 'charge_was_declined')) gone ON gone.original_id = o.operation_id
+LEFT JOIN (SELECT DISTINCT original_id FROM deviation WHERE is_voided OR kind IN ('expired', 'charge_was_declined')) gone ON gone.original_id = o.operation_id
 WHERE o.kind <> 'void';
 
 -- A refund line is known by its own reference, anything else by its payment's.

@@ -5,6 +5,7 @@
 CREATE OR REPLACE TEMP TABLE judged AS
 SELECT
     l.*,
+    s.state,
     s.refundable_minor,
     CASE
         WHEN s.state IS NULL THEN 'still_unknown'

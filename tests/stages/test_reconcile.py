@@ -10,11 +10,12 @@ from sqlalchemy.engine import make_url
 
 from pipeline.adapters import postgres
 from pipeline.adapters.closings import Closings
+from pipeline.adapters.deviations import CameBack
 from pipeline.adapters.postgres import conninfo
-from pipeline.reconcile import to_text
+from pipeline.reconcile import keep_what_came_back, to_text
 from pipeline.settings import Settings
 from tests.remediation_world import ELEVENTH, TWELFTH, Customer, World, people
-from tests.settlement_case import EVERYTHING_SETTLED, Settlement, incident_is_over
+from tests.settlement_case import EVERYTHING_SETTLED, TODAY, Settlement, incident_is_over
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,21 @@ def test_what_the_acquirer_contradicts_is_a_state_break_and_no_mere_delay(settle
     customer = people(settlement.world, 1)[0]
     plant(settlement.world, customer, "charge", payment_id=voided)
     assert settlement.breaks(settlement.reconcile(today=date(2099, 1, 1))) == {"state": [customer.original]}
+
+
+def test_an_approval_that_somebody_else_voided_is_no_break_once_that_is_kept(settlement):
+    world = settlement.world
+    customer = people(world, 1)[0]
+    plant(world, customer, "charge", payment_id=world.payments()[settlement.card[0]])
+    kept = keep_what_came_back(
+        CameBack(world.server), world.incidents.find(world.incident), today=TODAY,
+        ask=lambda payments: world.rail.states(payment_ids=payments),
+    )  # fmt: skip
+    assert kept == 1
+    assert settlement.breaks(settlement.reconcile(today=date(2099, 1, 1))) == {}
+    assert world.rows("SELECT kind, amount_minor FROM deviation WHERE original_id = %s::uuid", customer.original) == [
+        ("already_returned", 5)
+    ]
 
 
 def test_a_refund_by_support_that_was_noticed_is_explained_and_entered(world, tmp_path):
