@@ -123,7 +123,8 @@ class Server:
                     return connection
         url = self.pipeline_url if login is None else self.url(login, password)
         try:
-            return psycopg.connect(conninfo(url), options="-c search_path=makegood")
+            # never prepared: a plan that was good for an empty table would stay while the table grows
+            return psycopg.connect(conninfo(url), options="-c search_path=makegood", prepare_threshold=None)
         except psycopg.OperationalError as error:
             if "authentication failed" in str(error) or 'role "' in str(error):
                 raise UsageError(f"database login {login!r} was refused: wrong name or password") from None
