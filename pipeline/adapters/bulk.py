@@ -11,6 +11,11 @@ import psycopg
 import pyarrow as pa
 import pyarrow.csv as pacsv
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+AT_ONCE = "enable_nestloop=off"
+"""Setting for queries over a million rows. Tables that grew a moment ago have no statistics yet: taken for a few rows, they would be
+looked up one by one, and a view of all waves made up anew for each."""
 
 _CSV = pacsv.WriteOptions(include_header=False, quoting_style="needed")
 
@@ -36,8 +41,8 @@ def fetch(conninfo: str, query: sql.Composable, schema: pa.Schema) -> pa.Table:
     Args:
         conninfo: as libpq reads it; the query runs in a connection of its own.
     """
-    with adbc.connect(conninfo) as connection, connection.cursor() as cursor:
-        cursor.execute("SET search_path TO makegood")
+    options = f"-c search_path=makegood -c {AT_ONCE}"
+    with adbc.connect(make_conninfo(conninfo, options=options)) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string(None))
         table = cursor.fetch_arrow_table()
     return table.rename_columns(schema.names).cast(schema)
