@@ -17,14 +17,12 @@ SELECT payment_id FROM approval WHERE status <> 'declined' GROUP BY payment_id H
 
 -- Which payments are wrong charges.
 CREATE OR REPLACE TEMP TABLE wrong_payment AS
-WITH keyed AS (
-    SELECT *, md5('charge||' || billing_period || '|' || bill_cycle || '|' || occurrence || '|1|' || customer_id) AS reference FROM wrong
-)
-SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
-FROM keyed w JOIN approval a ON w.payment_id IS NULL AND a.merchant_reference = w.reference
+SELECT w.* EXCLUDE (payment_id), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
+FROM (FROM wrong WHERE payment_id IS NULL) w JOIN approval a
+    ON a.merchant_reference = md5('charge||' || w.billing_period || '|' || w.bill_cycle || '|' || w.occurrence || '|1|' || w.customer_id)
 UNION ALL
-SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
-FROM keyed w JOIN approval a ON a.payment_id = w.payment_id;
+SELECT w.* EXCLUDE (payment_id), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
+FROM (FROM wrong WHERE payment_id IS NOT NULL) w JOIN approval a ON a.payment_id = w.payment_id;
 
 -- Every other approval on an instrument of anybody concerned, since the first wrong charge.
 CREATE OR REPLACE TEMP TABLE other_approval AS
