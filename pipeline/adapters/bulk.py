@@ -13,9 +13,9 @@ import pyarrow.csv as pacsv
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-AT_ONCE = "enable_nestloop=off"
-"""Setting for queries over a million rows. Tables that grew a moment ago have no statistics yet: taken for a few rows, they would be
-looked up one by one, and a view of all waves made up anew for each."""
+AT_ONCE = {"enable_nestloop": "off", "work_mem": "256MB"}
+"""Settings for queries over a million rows. Tables that grew a moment ago have no statistics yet: taken for a few rows, they would be
+looked up one by one, and a view of all waves made up anew for each. And a million outcomes to join fit into memory, one query at a time."""
 
 _CSV = pacsv.WriteOptions(include_header=False, quoting_style="needed")
 
@@ -35,13 +35,19 @@ def copy_in(connection: psycopg.Connection, table: str, batches: Iterable[pa.Rec
     return rows
 
 
+def expect_millions(connection: psycopg.Connection) -> None:
+    """Have the queries of this transaction planned as `fetch` has its own."""
+    for name, value in AT_ONCE.items():
+        connection.execute("SELECT set_config(%s, %s, true)", (name, value))
+
+
 def fetch(conninfo: str, query: sql.Composable, schema: pa.Schema) -> pa.Table:
     """The committed rows of `query` as `schema`, its columns in that order.
 
     Args:
         conninfo: as libpq reads it; the query runs in a connection of its own.
     """
-    options = f"-c search_path=makegood -c {AT_ONCE}"
+    options = " ".join(f"-c {name}={value}" for name, value in ({"search_path": "makegood"} | AT_ONCE).items())
     with adbc.connect(make_conninfo(conninfo, options=options)) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string(None))
         table = cursor.fetch_arrow_table()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pipeline.adapters.bulk import AT_ONCE, fetch
+from pipeline.adapters.bulk import expect_millions, fetch
 from pipeline.adapters.incidents import Incident
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.adapters.runs import append_audit
@@ -96,7 +96,7 @@ class Closings:
     def write_off(self, incident: Incident, *, effective_on: date) -> None:
         """Take what nobody will collect or return out of receivable and refund payable; repeating it changes nothing."""
         with self._server.connect() as connection:
-            connection.execute(f"SET LOCAL {AT_ONCE}")
+            expect_millions(connection)
             for debit, credit, side, taken in (
                 ("write_off", "accounts_receivable", "debit = 'accounts_receivable'", "credit = 'accounts_receivable'"),
                 ("refund_payable", "write_off", "credit = 'refund_payable'", "debit = 'refund_payable'"),
@@ -157,7 +157,7 @@ class Closings:
 
     def _counts(self, query: str, incident: Incident) -> dict[str, int]:
         with self._server.connect() as connection:
-            connection.execute(f"SET LOCAL {AT_ONCE}")
+            expect_millions(connection)
             return dict(connection.execute(query, _named(incident)).fetchall())
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from pipeline.adapters.bulk import AT_ONCE, copy_in, fetch
+from pipeline.adapters.bulk import copy_in, expect_millions, fetch
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.ledger import posting_for
 from pipeline.errors import FatalError, RetriableError
@@ -242,7 +242,7 @@ class PostgresLedger:
     def tally(self, scope: str) -> Tally:
         """Counts and amounts of a scope by state."""
         with self._server.connect() as connection:
-            connection.execute(f"SET LOCAL {AT_ONCE}")
+            expect_millions(connection)
             rows = connection.execute(
                 "SELECT state, count(*), sum(amount_minor)::bigint, min(currency) FROM operation_state"
                 " WHERE scope = %s GROUP BY state",
@@ -263,7 +263,7 @@ class PostgresLedger:
     def unfinished(self) -> list[dict]:
         """Scopes that hold operations not sent, sent or unknown: what `stop` reports, by name."""
         with self._server.connect() as connection:
-            connection.execute(f"SET LOCAL {AT_ONCE}")
+            expect_millions(connection)
             rows = connection.execute(
                 "SELECT scope, state, count(*) FROM operation_state WHERE state IN ('not_sent', 'sent', 'unknown')"
                 " GROUP BY scope, state ORDER BY scope, state"
