@@ -81,6 +81,12 @@ class Reconciled:
         result = {name: getattr(self, name) for name in self.__slots__}
         return result | {"day": str(self.day), "break_count": self.break_count}
 
+    @classmethod
+    def again(cls, result: dict[str, Any]) -> "Reconciled":
+        """What `to_json` said, found a second time: nothing is new."""
+        said = {name: result[name] for name in cls.__slots__}
+        return cls(**said | {"day": date.fromisoformat(result["day"]), "entered": 0, "new_breaks": 0, "resolved": 0})
+
 
 def to_text(result: dict[str, Any]) -> str:
     """`Reconciled.to_json` as a person reads it."""

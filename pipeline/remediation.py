@@ -43,7 +43,7 @@ from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox
 from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
 from pipeline.adapters.reconciliation import PlannedLines, Reconciliation
 from pipeline.adapters.remedies import PlanInProgress
-from pipeline.adapters.settlement_files import read_settlement_files
+from pipeline.adapters.settlement_files import digests, read_settlement_files
 from pipeline.adapters.timeline import facts_about
 from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
@@ -333,16 +333,23 @@ class Remediation(Installation):
         plans = [p for p in self.incidents.plans(incident_id) if p.approver] if incident_id else []
         holidays = holidays_around(self.business_day, timezone=self.settings.timezone, home=self.settings.home)
         with self.rail() as rail:
-            files = read_settlement_files(rail.settle(), self.settings.timezone, self.progress)
+            paths = rail.settle()
 
             def ask(payment_ids: Any, references: Any) -> tuple[Any, Any]:
                 return rail.states(payment_ids=payment_ids), rail.states(merchant_references=references)
 
             with Reconciliation(self.server, incident_id=incident_id, today=self.business_day) as work:
-                return reconcile_stage.reconcile(
+                looked_at = work.looking_at(digests(paths), [p.plan_digest for p in plans], sorted(map(str, holidays)))
+                if found := work.found_before(looked_at):
+                    return reconcile_stage.Reconciled.again(found)
+                files = read_settlement_files(paths, self.settings.timezone, self.progress)
+                result = reconcile_stage.reconcile(
                     work, files=files, plans=[self._planned(plan) for plan in plans], ask=ask, today=self.business_day,
                     holidays=holidays, currency=files.lines["currency"][0].as_py() if files.lines.num_rows else "XXX",
                 )  # fmt: skip
+                if not result.break_count:
+                    work.keep_found(looked_at, result.to_json())
+                return result
 
     def _planned(self, plan: PlanRecord) -> PlannedLines:
         lines = read_plan(self.settings.home / plan.file, plan.plan_digest).lines

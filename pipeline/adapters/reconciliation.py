@@ -7,6 +7,8 @@ calling it again changes nothing.
 """
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -124,6 +126,35 @@ class Reconciliation:
     def __exit__(self, *_: object) -> None:
         self._database.close()
         self._alone.close()
+
+    # -- what was found before ----------------------------------------------------------------------------------
+
+    def looking_at(self, *given: Any) -> str:
+        """A name for what is about to be matched: the books as they stand, the day, the incident, and everything `given` (JSON).
+
+        The books are counted: their rows are never changed or removed, so as many rows are the same rows.
+        """
+        tables = ("operation", "outcome", "unanswered", "deviation")
+        with self._server.connect() as connection:
+            counted = connection.execute(
+                "SELECT " + ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
+            ).fetchone()
+        said = json.dumps([counted, str(self._today), self._incident_id, *given], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def found_before(self, looked_at: str) -> dict[str, Any] | None:
+        """What was kept under that name."""
+        with self._server.connect() as connection:
+            row = connection.execute("SELECT result FROM reconciled WHERE looked_at = %s", (looked_at,)).fetchone()
+        return row[0] if row else None
+
+    def keep_found(self, looked_at: str, result: dict[str, Any]) -> None:
+        """Keep a result in which nothing differs; one with differences is looked into anew each time."""
+        with self._server.connect() as connection:
+            connection.execute(
+                "INSERT INTO reconciled (looked_at, result) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                (looked_at, json.dumps(result)),
+            )
 
     # -- laying side by side ------------------------------------------------------------------------------------
 

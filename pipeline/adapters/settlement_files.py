@@ -85,6 +85,16 @@ class SettlementFiles:
     gaps: tuple[str, ...]
 
 
+def digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Name and SHA-256 of files."""
+    return {path.name: _sha256(path) for path in sorted(paths)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def read_settlement_files(
     paths: Iterable[Path], timezone: ZoneInfo, progress: Progress = no_progress
 ) -> SettlementFiles:
@@ -96,8 +106,7 @@ def read_settlement_files(
         _prepare(connection)
         for done, path in enumerate(paths):
             progress("settlement files read", done, len(paths))
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            sha256 = _sha256(path)
             if sha256 in contents:
                 duplicates[path.name] = contents[sha256]
                 continue

@@ -73,6 +73,9 @@ def test_it_does_not_close_before_settlement_nor_over_what_is_open_and_then_it_d
     after = story.at(SETTLED_AT, "operator")
     reconciled = after.reconcile(incident)
     assert (reconciled["break_count"], reconciled["not_due"]["count"]) == (0, 0)
+    again = after.reconcile(incident)  # the same files and the same books, kept: found again, with nothing new in it
+    assert again == reconciled | {"entered": 0}
+    assert reconciled["entered"] > 0
     with pytest.raises(GateClosed, match=r"1 bills are open .*rebill was declined"):
         after.close(incident)
     with pytest.raises(UsageError, match="who accepts"):
