@@ -64,7 +64,7 @@ from pipeline.schema import LANDED_SCHEMA
 from pipeline.settings import PROJECT_ROOT, Settings
 from tests.remediation_world import CHARGED, ELEVENTH, PERIOD, WINDOWS, Customer, World
 
-EXAMPLES, STEPS, SEED = 25, 15, 71
+EXAMPLES, STEPS, SEED = 20, 15, 71
 """What every commit is tried with."""
 
 FAILED_BEFORE = DirectoryBasedExampleDatabase(PROJECT_ROOT / ".hypothesis" / "remediation")
