@@ -51,6 +51,7 @@ def timeline(customer_id: str, facts: dict[str, list[dict[str, Any]]]) -> dict[s
     """
     operations = facts["operations"]
     amounts = {operation["operation_id"]: operation for operation in operations}
+    periods = {incident["incident_id"]: incident["billing_period"] for incident in facts["incidents"]}
     events = []
     for operation in operations:
         events += _operation_events(operation)
@@ -59,7 +60,7 @@ def timeline(customer_id: str, facts: dict[str, list[dict[str, Any]]]) -> dict[s
         what = _DEVIATIONS[deviation["kind"]].format(amount=format_minor(deviation["amount_minor"], charge["currency"]))
         events.append(_event(charge, _after(charge, operations), what, deviation["amount_minor"]))
     for notice in facts["notices"]:
-        about = next(o for o in reversed(operations) if o["incident_id"] == notice["incident_id"])
+        about = next(o for o in reversed(operations) if o["billing_period"] == periods[notice["incident_id"]])
         day = _day_of_step(operations, notice["step"]) or str(notice["recorded_at"].date())
         events.append(
             _event(about, day, f"told the customer by {notice['channel']} ({notice['step'].replace('_', ' ')})", None)

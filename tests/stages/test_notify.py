@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox, templates
+from pipeline.adapters.timeline import facts_about
 from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.errors import OutsideWindow, UnreadableInput
+from pipeline.lookup import timeline, to_text
 from pipeline.notify import notify, require_waking_hours
 from pipeline.ports import no_progress
 from tests.remediation_world import ELEVENTH, PERIOD, TWELFTH, Customer, charged_and_approved, people
@@ -119,6 +121,8 @@ def test_a_customer_whose_whole_charge_support_gave_back_hears_once_that_nothing
     assert texts[whole.customer_id] == [told]
     assert texts[zero.customer_id] == [f"{told} Nothing more is charged for this month."]
     assert "52,000 was refunded" in texts[part.customer_id][0]
+    story = to_text(timeline(whole.customer_id, facts_about(world.server, whole.customer_id)))
+    assert "told the customer by lms (returned)" in story
 
 
 def test_a_customer_with_two_charges_hears_once_when_both_are_certain(world):
