@@ -7,10 +7,13 @@ what the rows add up to (`tally`).
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -191,7 +194,15 @@ _trials: Trials
 
 def _begin(home: Path, suites: Path) -> None:
     global _trials
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _trials = Trials(home, load_suites(suites))
+
+
+def _end_with(parent: Any) -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent.join()
+    os._exit(1)
 
 
 def _prepare(source: Tried) -> None:

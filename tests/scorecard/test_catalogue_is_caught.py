@@ -1,0 +1,102 @@
+"""The whole catalogue at small size: every fault is held and says what it is, and right months of every kind are released."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.generate import CATALOGUE, Behaviour
+from pipeline.judge import load_suites
+from pipeline.scorecard.bases import ARRANGEMENTS, FLAT_SHARES, SEASONS, Base
+from pipeline.scorecard.cases import Case, clean, faults
+from pipeline.scorecard.run import QUICK_FAULTS, Asked, cases, made_up
+from pipeline.scorecard.trial import GATE, Row, Trials
+from pipeline.settings import PROJECT_ROOT
+
+SAMPLE = PROJECT_ROOT / "data" / "sample"
+FIRST = BillingPeriod(2023, 4)
+CUSTOMERS, MONTHS = 3_000, 6
+HIT = 0.05
+CAUSE_FIRST = 0.95
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Trials:
+    return Trials(tmp_path_factory.mktemp("scorecard"), load_suites(PROJECT_ROOT / "expectations" / "suites"))
+
+
+def _base(name: str, **behaviour: object) -> Base:
+    return Base(name, 4, Behaviour(**behaviour), FIRST, customers=CUSTOMERS, months=MONTHS)
+
+
+@pytest.fixture(scope="module")
+def made(trials: Trials) -> list[Row]:
+    """Every fault that any share is promised of, in made-up bills with joiners, leavers and a recent change of prices."""
+    base = _base("promised", monthly_churn=0.02, price_change_period=FIRST.plus(MONTHS - 3), price_change_percent=5)
+    promised = [name for name, fault in CATALOGUE.items() if fault.smallest is not None]
+    return _tried(trials, faults(made_up(base), promised, (HIT,)))
+
+
+@pytest.fixture(scope="module")
+def real(trials: Trials) -> list[Row]:
+    """A dozen faults in one percent of the sample's real bills."""
+    return _tried(
+        trials, (case for case in cases(Asked(quick=True), SAMPLE) if case.source.kind == "sample" and case.fault)
+    )
+
+
+def _tried(trials: Trials, wanted: Iterator[Case]) -> list[Row]:
+    rows = [row for case in wanted for row in trials.row(case, [GATE])]
+    return [row for row in rows if row.cannot is None]
+
+
+def test_every_fault_of_the_catalogue_is_held_in_made_up_months(made: Sequence[Row]):
+    promised = {name for name, fault in CATALOGUE.items() if fault.smallest is not None}
+    assert {row.fault for row in made} == promised, "a fault could not be shown, so nobody knows whether it is caught"
+    assert [row.case for row in made if not row.held] == []
+
+
+def test_a_dozen_faults_are_held_in_one_percent_of_real_bills(real: Sequence[Row]):
+    assert {row.fault for row in real} == set(QUICK_FAULTS)
+    assert [row.case for row in real if not row.held] == []
+
+
+def test_the_right_cause_is_named_first(made: Sequence[Row], real: Sequence[Row]):
+    held = [row for row in (*made, *real) if row.held]
+    wrong = [f"{row.case}: {row.causes[:2]}, not {row.cause}" for row in held if not row.cause_named]
+    assert len(wrong) <= (1 - CAUSE_FIRST) * len(held), wrong
+
+
+@pytest.mark.parametrize("place", range(len(FLAT_SHARES)))
+def test_right_months_of_every_kind_are_released(trials: Trials, place: int):
+    """Without flat bills and with four in five flat; few and many joiners; every season and arrangement of files."""
+    base = _base(
+        f"right-{place}",
+        flat_share=FLAT_SHARES[place],
+        monthly_churn=(0.002, 0.05, 0.02)[place],
+        plan_change_share=(0.02, 0.001, 0.005)[place],
+        usage_percent_by_month=SEASONS[place + 1],
+    )
+    base = replace(base, arrangement=ARRANGEMENTS[place], months=4)
+    rows = _tried(trials, clean(made_up(base)))
+    assert len(rows) == base.months - 1
+    assert [(row.case, row.rules) for row in rows if row.held] == []
+
+
+def test_the_samples_months_are_released(trials: Trials):
+    rows = _tried(
+        trials, (case for case in cases(Asked(quick=True), SAMPLE) if case.key.startswith("sample") and not case.fault)
+    )
+    assert len(rows) == 5
+    assert [(row.case, row.rules) for row in rows if row.held] == []
+
+
+def test_a_month_whose_files_came_on_two_nights_was_waited_for(trials: Trials, tmp_path: Path):
+    source = trials.landed(made_up(replace(_base("nights"), arrangement="by night", months=2)))
+    assert all(len(run.files) == 8 for run in source.runs)
+    first, second = ({file.name for file in run.files} for run in source.runs)
+    assert first != second, "files of both months have the same names, so nothing was tried"
