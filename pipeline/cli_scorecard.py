@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
 
 def _scorecard(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     from pipeline.scorecard.page import write_page
-    from pipeline.scorecard.run import Asked, run
+    from pipeline.scorecard.run import Asked, run_scorecard
     from pipeline.scorecard.tally import tally
 
     if arguments.processes < 1 or (arguments.bases is not None and arguments.bases < 1):
@@ -64,7 +64,7 @@ def _scorecard(arguments: argparse.Namespace, progress: StageProgress) -> tuple[
         baselines=not arguments.no_baselines,
         **given,
     )
-    rows = run(
+    rows = run_scorecard(
         asked, home=settings.home / "scorecard", sample=PROJECT_ROOT / "data" / "sample", suites=settings.suites,
         processes=arguments.processes, fresh=arguments.fresh, progress=progress,
     )  # fmt: skip

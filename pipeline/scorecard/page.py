@@ -54,7 +54,8 @@ def write_page(result: Mapping[str, Any], path: Path) -> Path:
 def to_markdown(result: Mapping[str, Any]) -> str:
     """The page."""
     parts = [
-        _beginning(result), _how_measured(result), _by_fault(result), _exceptions(result), _right_months(result), _open_points(result),
+        _beginning(result), _how_measured(result), _by_fault(result), _exceptions(result), _cannot_show(result), _right_months(result),
+        _open_points(result),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -150,6 +151,21 @@ def _exceptions(result: Mapping[str, Any]) -> str:
     return f"""## Of which no share is promised
 
 {_markdown(("fault", *(_size_name(size) for size in UNPROMISED_SIZES), "why the data cannot show less"), rows)}"""
+
+
+def _cannot_show(result: Mapping[str, Any]) -> str:
+    if not result["cannot_show"]:
+        return ""
+    faults: dict[tuple[str, str], list[str]] = {}
+    for entry in result["cannot_show"]:
+        why = entry["why"].rpartition(": ")[2]
+        faults.setdefault((entry["source"], why), []).append(f"`{entry['fault']}`")
+    rows = [(source, ", ".join(names), why) for (source, why), names in faults.items()]
+    return f"""## What a source cannot show
+
+These were not tried there, and count nowhere.
+
+{_markdown(("source", "faults", "why"), rows)}"""
 
 
 def _right_months(result: Mapping[str, Any]) -> str:

@@ -133,7 +133,7 @@ def _given(folder: Path, kind: str, half: Half) -> Tried:
     return Tried(f"{name}-{half}", kind, folder, None, periods, smallest, halves_seed(half))
 
 
-def run(
+def run_scorecard(
     asked: Asked, *, home: Path, sample: Path, suites: Path, processes: int, fresh: bool = False, progress: Progress
 ) -> list[Row]:
     """Try every case that was not tried before with this very code; rows in the order of the cases.

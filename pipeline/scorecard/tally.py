@@ -27,7 +27,7 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
         `clean`: per group of right months and contender `months, held` and by which `rules`.
         `diagnosis`: `held, named` of all wrong months the gate held.
         `misses, wrong_causes, false_holds`: the gate's, case by case; a miss has whether it was `promised`.
-        `cannot_show`: cases that a source cannot show. `cost`: processor seconds per case and contender.
+        `cannot_show`: per source, faults that it cannot show and why. `cost`: processor seconds per case and contender.
     """
     natural = {(r.source, r.period): r.natural_repeats for r in rows if r.natural_repeats is not None}
     judged = [row for row in rows if row.cannot is None]
@@ -36,7 +36,7 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
     held = [row for row in ours if row.held]
     return {
         "cases": len({row.case for row in judged}),
-        "cannot_show": sorted({row.case for row in rows if row.cannot is not None}),
+        "cannot_show": _cannot_show(rows),
         "by_size": _by_size(wrong),
         "recall": _recall(wrong),
         "faults": [_fault(name, ours) for name in CATALOGUE if any(row.fault == name for row in ours)],
@@ -61,6 +61,16 @@ def is_promised(row: Row, natural: dict[tuple[str, str], float]) -> bool:
     if row.fault in REPEATS and natural.get((row.source, row.period), 1.0) <= RARE_REPEATS:
         smallest = SIZES[0]
     return smallest is not None and row.affected >= NEARLY * smallest * row.charges
+
+
+def _cannot_show(rows: Sequence[Row]) -> Table:
+    found = {(row.source, row.fault): row.cannot for row in rows if row.cannot is not None}
+    shown = {(row.source, row.fault) for row in rows if row.cannot is None}
+    return [
+        {"source": source, "fault": fault, "why": why}
+        for (source, fault), why in found.items()
+        if (source, fault) not in shown
+    ]
 
 
 def _by_size(wrong: Sequence[Row]) -> Table:

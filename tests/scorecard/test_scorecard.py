@@ -63,9 +63,9 @@ def test_a_right_month_that_is_held_is_a_false_hold():
 
 
 def test_what_a_source_cannot_show_counts_nowhere():
-    found = tally([_row(cannot="no column plan_code"), _row(held=True)])
+    found = tally([_row("wrong_plan", cannot="no column plan_code"), _row(held=True)])
     assert found["cases"] == 1 and found["by_size"][0]["tried"] == 1
-    assert len(found["cannot_show"]) == 1
+    assert found["cannot_show"] == [{"source": "s", "fault": "wrong_plan", "why": "no column plan_code"}]
 
 
 def test_repeats_of_few_customers_are_promised_only_where_hardly_a_bill_repeats_by_itself():
@@ -138,9 +138,9 @@ def test_what_makes_no_sense_is_refused(arguments, capsys):
 def test_a_stopped_scorecard_goes_on(tmp_path: Path):
     asked = Asked(only=("times_100",), sizes=(0.01,), base_count=1)
     given = {"home": tmp_path, "sample": SAMPLE, "suites": SUITES, "processes": 1, "progress": no_progress}
-    first = scorecard.run(asked, **given)
+    first = scorecard.run_scorecard(asked, **given)
     lines = (tmp_path / scorecard.RESULTS_NAME).read_text()
     assert [row.held for row in first if row.contender == GATE] == [True, True]
-    again = scorecard.run(asked, **given)
+    again = scorecard.run_scorecard(asked, **given)
     assert again == first
     assert (tmp_path / scorecard.RESULTS_NAME).read_text() == lines
