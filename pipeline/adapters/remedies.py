@@ -194,11 +194,13 @@ class PlanInProgress:
 
     def _given_back_in_part(self) -> pa.Table:
         """Charges that we have refunded for less than was charged, with what was not ours to give back (`DEVIATION_SCHEMA`)."""
-        self._give("moved", self._moved())
+        refunds = sql.SQL(
+            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE state = 'succeeded'"
+        )
+        self._give("refunded", self._fetch(refunds.format(self._states("refund")), MOVED_SCHEMA))
         return self._database.execute(
-            "SELECT l.original_id, 'shrunk' AS kind, l.wrong_minor - m.amount_minor AS amount_minor, '' AS detail"
-            " FROM moved m JOIN plan_line l USING (original)"
-            " WHERE m.kind = 'refund' AND m.state = 'succeeded' AND m.amount_minor < l.wrong_minor"
+            "SELECT l.original_id, 'shrunk' AS kind, l.wrong_minor - r.amount_minor AS amount_minor, '' AS detail"
+            " FROM refunded r JOIN plan_line l USING (original) WHERE r.amount_minor < l.wrong_minor"
         ).to_arrow_table()
 
     def _class_lines(self) -> None:
