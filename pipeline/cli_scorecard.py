@@ -38,6 +38,7 @@ def add_commands(commands: Any) -> None:
         "--only", action="append", default=[], metavar="FAULT", help="this fault alone; may be given again"
     )
     parser.add_argument("--sizes", metavar="SHARES", help="shares of customers hit, such as 0.01,0.1")
+    parser.add_argument("--right-months", action="store_true", help="right months alone: is one of them held?")
     parser.add_argument("--quick", action="store_true", help="a dozen faults on the sample and few right months")
     parser.add_argument("--bases", type=int, metavar="N", help="made-up sources (default: the half's, all of them)")
     parser.add_argument("--no-baselines", action="store_true", help="our gate alone")
@@ -61,6 +62,7 @@ def _scorecard(arguments: argparse.Namespace, progress: StageProgress) -> tuple[
         only=tuple(arguments.only),
         sizes=_sizes(arguments.sizes),
         quick=arguments.quick,
+        right_months=arguments.right_months,
         baselines=not arguments.no_baselines,
         **given,
     )

@@ -108,7 +108,9 @@ def _base(seed: int, place: int) -> Base:
         usage_percent_by_month=season,
     )
     currency = "TWD" if place % 7 == 0 else "KRW"
-    return Base(f"base-{seed:02}", seed, behaviour, first, currency, ARRANGEMENTS[place % len(ARRANGEMENTS)])
+    return Base(
+        f"base-{seed:02}", seed, behaviour, first, currency, ARRANGEMENTS[(place + place // 3) % len(ARRANGEMENTS)]
+    )
 
 
 def _between(chance: random.Random, low: float, high: float) -> float:

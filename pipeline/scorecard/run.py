@@ -63,6 +63,7 @@ class Asked:
         only: faults; none named: all, and clean months too.
         sizes: shares of customers instead of each fault's own.
         quick: a dozen faults on the sample and few clean months.
+        right_months: right months alone, no fault.
         base_count: made-up sources.
         baselines: whether others are asked too.
     """
@@ -72,10 +73,13 @@ class Asked:
     only: tuple[str, ...] = ()
     sizes: tuple[float, ...] = ()
     quick: bool = False
+    right_months: bool = False
     base_count: int = BASES_PER_HALF
     baselines: bool = True
 
     def __post_init__(self) -> None:
+        if self.only and self.right_months:
+            raise UsageError("some faults only, or right months only: not both")
         if unknown := [name for name in self.only if name not in CATALOGUE]:
             raise UsageError(f"no fault is called {unknown[0]!r}; makegood mischarge --list names all")
         if wrong := [size for size in self.sizes if not 0 < size <= 1]:
@@ -92,7 +96,7 @@ def cases(asked: Asked, sample: Path) -> list[Case]:
     sizes = asked.sizes or ((QUICK_SIZE,) if asked.quick else ())
     found: list[Case] = []
     for source in _sources(asked, sample):
-        if source.faulted:
+        if source.faulted and not asked.right_months:
             found += faults(source, only, sizes)
         if not asked.only:
             found += clean(source)

@@ -128,7 +128,16 @@ def test_the_page_says_what_was_missed_and_draws_what_was_caught(tmp_path: Path)
     assert "1 of 2" in picture.read_text() and 'xmlns="http://www.w3.org/2000/svg"' in picture.read_text()
 
 
-@pytest.mark.parametrize("arguments", [["--only", "no_such"], ["--sizes", "0"], ["--sizes", "a"], ["--processes", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--only", "no_such"],
+        ["--sizes", "0"],
+        ["--sizes", "a"],
+        ["--processes", "0"],
+        ["--only", "doubled", "--right-months"],
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments, capsys):
     assert main(["scorecard", *arguments, "--json"]) == 2
     assert "error" in json.loads(capsys.readouterr().out)
