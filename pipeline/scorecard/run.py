@@ -48,7 +48,7 @@ JUDGING = ("sql/*.sql", "core/*.py", "judge.py", "schema.py", "adapters/engine.p
 
 QUICK_CUSTOMERS, QUICK_MONTHS, QUICK_SIZE = 3_000, 5, 0.01
 QUICK_FAULTS = (
-    "earlier_month", "earlier_file", "doubled", "sent_twice", "new_customer_ids", "file_missing", "times_100", "over_10",
+    "earlier_month", "earlier_file", "capped", "sent_twice", "new_customer_ids", "file_missing", "times_100", "over_10",
     "date_as_amount", "rows_shifted", "zeroed", "label_wrong",
 )  # fmt: skip
 
