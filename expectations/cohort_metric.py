@@ -41,6 +41,7 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
         min_value, max_value: the bounds; at least one.
         cohorts: kinds of cohort, such as `["run", "issuer"]`.
         judged_where: column -> least count.
+        signal: the signal whose rows are asked, where the table has rows of several.
     """
 
     column: str
@@ -48,16 +49,19 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
     max_value: float | None = None
     cohorts: list[str]
     judged_where: dict[str, int] = {}  # noqa: RUF012  pydantic copies it
+    signal: str | None = None
 
     metric_dependencies: ClassVar[tuple[str, ...]] = ("table.cohorts",)
-    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where")
-    args_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where")
+    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where", "signal")
+    args_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where", "signal")
 
     def _validate(self, metrics: dict, runtime_configuration: dict | None = None, execution_engine: Any = None) -> dict:
         table = metrics["table.cohorts"]
         if self.min_value is None and self.max_value is None:
             raise ValueError(f"{self.column}: a rule without a bound can never fail")
         wanted = table[table["cohort_kind"].isin(self.cohorts)]
+        if self.signal is not None:
+            wanted = wanted[wanted["signal"] == self.signal]
         judged, failed, unmeasured, too_small = [], [], [], []
         for position, row in zip(wanted.index, wanted.to_dict("records"), strict=True):
             short = self._short_of(row)

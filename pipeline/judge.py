@@ -11,23 +11,31 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import expectations
-from pipeline.core.findings import SEVERITIES, expected_text, findings
+from pipeline.core.diagnosis import causes
+from pipeline.core.findings import SEVERITIES, expected_text, findings, told
 from pipeline.core.rule import Failure, Rule, cohort_name
-from pipeline.core.verdict import WHOLE_RUN, Decision, Finding, NotJudged, Table
+from pipeline.core.verdict import WHOLE_RUN, Cause, Decision, Finding, NotJudged, Table
 from pipeline.errors import UsageError
 
-MEASURING = ("tax_basis_points", "moved_percent", "comparable_minimum", "normal_share_ceiling", "amount_limit_minor")
+MEASURING = (
+    "tax_basis_points", "moved_percent", "comparable_minimum", "normal_share_ceiling", "amount_limit_minor", "signals", "prior_weight",
+    "repeat_slack", "normal_share_default",
+)  # fmt: skip
 """What the suites must fix before anything can be measured."""
+
+TABLES = ("profile", "lags", "signals")
+"""What suites may be about."""
 
 RULE_KEYS = {"rule", "rank", "severity", "type", "kwargs", "description", "says", "unit", "confidence"}
 
 OPTIONAL_KEYS = {"shows"}
 
-UNITS = ("count", "share", "change", "points", "excess")
+UNITS = ("count", "share", "change", "points", "excess", "nats")
 
 COUNTED = {
     "row_count": "charges",
@@ -38,6 +46,8 @@ COUNTED = {
     "previous_compared_count": "customers billed in both months before",
     "account_count": "customers",
     "comparable": "comparable bills",
+    "base": "bills to look at",
+    "has_normal": "months that say what is normal",
     "components_count": "charges with all components",
     "manifest_file_count": "files that a manifest names",
 }
@@ -66,11 +76,12 @@ class Verdict:
     Attributes:
         decision: `hold` if anything critical failed, could not be measured, or went wrong.
         failures: every failure of every cohort, unfolded.
-        findings, not_judged, rules: as in `core.verdict.Verification`.
+        causes, findings, not_judged, rules: as in `core.verdict.Verification`.
     """
 
     decision: Decision
     failures: tuple[Failure, ...]
+    causes: list[Cause]
     findings: list[Finding]
     not_judged: list[NotJudged]
     rules: Table
@@ -123,7 +134,15 @@ def load_suites(folder: Path) -> Suites:
 
 
 def judge(
-    profile: Table, lags: Table, suites: Suites, *, billing_period: str, history: Sequence[str], currency: str
+    profile: Table,
+    lags: Table,
+    signals: Table,
+    factors: Table,
+    suites: Suites,
+    *,
+    billing_period: str,
+    history: Sequence[str],
+    currency: str,
 ) -> Verdict:
     """Judge a profile and its lags.
 
@@ -137,9 +156,9 @@ def judge(
     not_judged: list[NotJudged] = []
     summary: Table = []
     context = _Judging(suites.rules)
-    for name, table in (("profile", profile), ("lags", lags)):
+    for name, table in (("profile", profile), ("lags", lags), ("signals", signals)):
         rules = [rule for rule in suites.rules if rule.table == name]
-        if name == "lags" and not history:
+        if name != "profile" and not history:
             not_judged += [NotJudged(rule.name, WHOLE_RUN, "no earlier month to compare with") for rule in rules]
             summary += [_summary(rule, 0, 0, 1) for rule in rules]
             continue
@@ -148,10 +167,12 @@ def judge(
             failures += failed
             not_judged += left_out
             summary.append(_summary(rule, judged, len(failed), len(left_out)))
+    said = partial(told, billing_period=billing_period, currency=currency)
     held = any(failure.rule.severity == "critical" for failure in failures)
     return Verdict(
         "hold" if held else "release",
         tuple(failures),
+        causes(failures, said, signals, factors),
         findings(failures, billing_period=billing_period, currency=currency),
         not_judged,
         summary,
@@ -235,8 +256,8 @@ def _read_suite(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"suite {path.name} is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("table") not in ("profile", "lags"):
-        raise UsageError(f'suite {path.name}: "table" must be "profile" or "lags"')
+    if not isinstance(content, dict) or content.get("table") not in TABLES:
+        raise UsageError(f'suite {path.name}: "table" must be one of {", ".join(TABLES)}')
     if not isinstance(content.get("rules"), list):
         raise UsageError(f'suite {path.name}: "rules" must be a list')
     if not isinstance(content.get("measuring", {}), dict):

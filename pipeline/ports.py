@@ -284,8 +284,14 @@ class Measurement(Protocol):
     def lags(self) -> Table:
         """One row per cohort and earlier month, the whole run first."""
 
+    def signals(self) -> Table:
+        """One row per cohort, two-way cohorts included, and signal of `core.signals`; the whole run first."""
+
+    def factors(self) -> Table:
+        """What odd bills are of the bills before them: `kind, bills, lower, middle, upper`; empty without history."""
+
     def without(self, issuers: Sequence[str]) -> AbstractContextManager[None]:
-        """Within the block, profile and lags are those of the run without these issuer cohorts."""
+        """Within the block, profile, lags and signals are those of the run without these issuer cohorts."""
 
     def amounts(self) -> Table:
         """`core.verdict.Charts.amounts`."""

@@ -71,7 +71,7 @@ def verify(
         with clock.stage("measure"):
             measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
         with clock.stage("profile"):
-            profile, lags = measured.profile(), measured.lags()
+            tables = _tables(measured)
         judged = partial(
             judge,
             suites=suites,
@@ -81,12 +81,12 @@ def verify(
         )
         progress("judging", 0, None)
         with clock.stage("judge"):
-            verdict = judged(profile, lags)
-            releasable = _releasable(verdict, profile, measured, judged)
+            verdict = judged(*tables)
+            releasable = _releasable(verdict, tables[0], measured, judged)
         with clock.stage("quarantine"):
             quarantine = _quarantine(measured, report_dir)
         with clock.stage("charts"):
-            charts = _charts(measured, profile, lags, used, run)
+            charts = _charts(measured, *tables[:2], used, run)
         currency = measured.currency
     with clock.stage("data_docs"):
         page = build_data_docs(verdict, report_dir / "data_docs")
@@ -98,8 +98,9 @@ def verify(
         releasable=releasable,
         suite_digest=suites.digest,
         history=[HistoryUsed(month.billing_period, month.run_id, month.standing) for month in used],
-        profile=profile,
-        lags=lags,
+        profile=tables[0],
+        lags=tables[1],
+        signals=tables[2],
         charts=charts,
         quarantine=quarantine,
         data_docs=str(page.relative_to(report_dir)),
@@ -124,8 +125,13 @@ def _releasable(verdict: Verdict, profile: Table, measured: Measurement, judged:
     if verdict.whole_run_only or not failing or not others:
         return []
     with measured.without(failing):
-        rest = judged(measured.profile(), measured.lags())
+        rest = judged(*_tables(measured))
     return [f"issuer:{issuer}" for issuer in others] if rest.decision == "release" else []
+
+
+def _tables(measured: Measurement) -> tuple[Table, Table, Table, Table]:
+    """What the judge is given, as the measurement stands."""
+    return measured.profile(), measured.lags(), measured.signals(), measured.factors()
 
 
 def _quarantine(measured: Measurement, report_dir: Path) -> Quarantine:
@@ -179,6 +185,7 @@ def _judgement(verdict: Verdict, used: Sequence[HistoryPeriod]) -> dict[str, Any
     """What a verification repeats of its verdict, with what is to be said of the history it rests on."""
     return {
         "decision": verdict.decision,
+        "causes": verdict.causes,
         "findings": verdict.findings + _on_history(used),
         "not_judged": verdict.not_judged,
         "rules": verdict.rules,

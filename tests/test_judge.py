@@ -41,16 +41,45 @@ def lags(table: Table, excess: float | None = 0.0) -> Table:
     return [
         {key: row[key] for key in ("cohort_kind", "cohort")}
         | {"compared_with": period, "lag": lag, "comparable": 3000, "repeated": 0}
-        | {"repeat_share": excess, "normal_share": 0.0, "repeat_excess": excess}
+        | {
+            "repeat_share": excess,
+            "normal_share": 0.0,
+            "repeat_excess": excess,
+            "repeat_surprise": 1000 * (excess or 0),
+        }
         for row in table
         for lag, period in enumerate(HISTORY, start=1)
     ]
 
 
-def verdict(suites: Suites, table: Table, lag_table: Table | None = None, history: list[str] | None = None) -> Verdict:
+def signals(suites: Suites, table: Table) -> Table:
+    """No signal at all."""
+    nothing = {"base": 3000, "hits": 0, "share": 0.0, "normal_share": 0.0, "excess_share": 0.0, "has_normal": 1}
+    return [
+        {key: row[key] for key in ("cohort_kind", "cohort")}
+        | {"signal": name, "surprise": 0.0, "deficit": 0.0}
+        | nothing
+        for row in [
+            *table,
+            {"cohort_kind": "issuer_method", "cohort": "a / b"},
+            {"cohort_kind": "issuer_plan", "cohort": "a / c"},
+        ]
+        for name in suites.measuring["signals"]
+    ]
+
+
+def verdict(
+    suites: Suites,
+    table: Table,
+    lag_table: Table | None = None,
+    history: list[str] | None = None,
+    signal_table: Table | None = None,
+) -> Verdict:
     return judge(
         table,
         lags(table) if lag_table is None else lag_table,
+        signals(suites, table) if signal_table is None else signal_table,
+        [],
         suites,
         billing_period="2023-09",
         history=HISTORY if history is None else history,
@@ -89,10 +118,12 @@ def test_a_profile_without_a_kind_of_cohort_is_held(suites):
 def test_a_metric_that_is_null_is_held_whatever_the_severity(suites, rule):
     asked = next(each for each in suites.rules if each.name == rule)
     table, lag_table = whole(suites), lags(whole(suites))
-    judged = table if asked.table == "profile" else lag_table
+    signal_table = signals(suites, table)
+    judged = {"profile": table, "lags": lag_table, "signals": signal_table}[asked.table]
+    judged = [row for row in judged if row.get("signal") == asked.kwargs.get("signal")]
     target = next(row for row in judged if row["cohort_kind"] == asked.kwargs["cohorts"][-1])
     target[asked.kwargs["column"]] = None
-    held = verdict(suites, table, lag_table)
+    held = verdict(suites, table, lag_table, signal_table=signal_table)
     assert held.decision == "hold"
     assert any(f.rule == rule and f.observed == "not measured" and "is NULL" in f.explanation for f in held.findings)
 
@@ -169,7 +200,9 @@ def test_thresholds_are_included(suites):
 def test_a_fault_of_the_whole_run_is_told_once(suites):
     table = whole(suites)
     held = verdict(suites, table, lags(table, excess=0.99))
-    assert [f.cohort for f in held.findings] == ["run", "run"], "one finding for each month it repeats"
+    assert {f.cohort for f in held.findings} == {"run"}
+    assert [f.rule for f in held.findings if f.severity == "critical"] == ["repeat_share"] * len(HISTORY)
+    assert [cause.name for cause in held.causes] == ["earlier_month"]
 
 
 def test_a_fault_of_one_issuer_is_told_of_that_issuer(suites):

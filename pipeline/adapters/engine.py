@@ -17,6 +17,7 @@ import duckdb
 from pipeline.adapters import duck
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT
+from pipeline.core.signals import OF_ATTRIBUTES, SIGNALS
 from pipeline.core.verdict import Table
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
@@ -25,7 +26,24 @@ from pipeline.schema import LANDED_SCHEMA, PAYMENT_METHODS
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
 RECENT_MONTHS = 4
-"""Earlier months whose amounts are laid side by side; older ones are compared one at a time."""
+"""Earlier months that are compared amount by amount all at once; older ones follow one at a time."""
+
+LAID_OUT_MONTHS = 5
+"""Earlier months whose bills are laid side by side: what is normal for a signal takes two more than the three it looks at."""
+
+MONTH_COLUMNS = (
+    ("cell", "amount", "card", "base", "discount", "usage"),
+    ("cell", "amount", "card", "base", "discount", "usage"),
+    ("amount", "usage"),
+    ("amount",),
+    ("amount",),
+)
+"""What is laid out of each earlier month, the latest first."""
+
+ATTRIBUTES = ("card", "base", "discount", "usage")
+
+SIGNAL_MONTHS = 3
+"""Months that signals are counted for: this run, and the two before it for what is normal."""
 
 COHORT_LIMIT = 50
 """Values of issuer, payment method and plan with a cohort of their own; the rest is counted together."""
@@ -90,10 +108,18 @@ class Measurement:
         """One row per cohort and earlier month, the whole run first."""
         return self._query("lags")
 
+    def signals(self) -> Table:
+        """One row per cohort, two-way cohorts included, and signal, the whole run first."""
+        return self._query("signal_table")
+
+    def factors(self) -> Table:
+        """What odd bills are of the bills before them: `kind, bills, lower, middle, upper`."""
+        return self._query("factors") if self._history else []
+
     @contextmanager
     def without(self, issuers: Sequence[str]) -> Iterator[None]:
         """Within this block, profile and lags are those of the run without these issuer cohorts."""
-        self._insert("left_out", [[issuer] for issuer in issuers])
+        self._insert("left_out", [["issuer", issuer] for issuer in issuers])
         try:
             yield
         finally:
@@ -135,7 +161,14 @@ class Measurement:
                 f"history of {period} must be different earlier months, not {[label for _, label, _ in months]}"
             )
         self._table("months", "recency INTEGER, billing_period VARCHAR, lag INTEGER", months)
-        self._table("left_out", "issuer_cohort VARCHAR", [])
+        self._table("left_out", "cohort_kind VARCHAR, cohort VARCHAR", [])
+        self._table("signal_counts", "cell INTEGER, recency INTEGER, signal VARCHAR, base BIGINT, hits BIGINT", [])
+        self._table(
+            "signal_defaults",
+            "signal VARCHAR, slack DOUBLE, normal_share DOUBLE",
+            [(name, given["slack"], given.get("normal_share")) for name, given in parameters["signals"].items()],
+        )
+        self._table("learned", "cohort_kind VARCHAR, cohort VARCHAR, signal VARCHAR, lowest DOUBLE, highest DOUBLE", [])
         self._table("known_payment_methods", "payment_method VARCHAR", [[method] for method in PAYMENT_METHODS])
         self._table("known_currencies", "currency VARCHAR", [[currency] for currency in MINOR_UNIT_EXPONENT])
         self._lay_out_history()
@@ -154,7 +187,7 @@ class Measurement:
     def _lay_out_history(self) -> None:
         for recency, month in enumerate(self._history, start=1):
             self._view(f"month_{recency}", month.path)
-        for recency in range(len(self._history) + 1, RECENT_MONTHS + 1):
+        for recency in range(len(self._history) + 1, LAID_OUT_MONTHS + 1):
             self._connection.execute(f"CREATE TEMP VIEW month_{recency} AS SELECT * FROM charges WHERE FALSE")
         all_months = " UNION ALL ".join(
             f"SELECT CAST({recency} AS INTEGER) AS recency, * FROM month_{recency}"
@@ -176,12 +209,16 @@ class Measurement:
             "moved_percent": parameters["moved_percent"],
             "comparable_minimum": parameters["comparable_minimum"],
             "normal_share_ceiling": parameters["normal_share_ceiling"],
+            "prior_weight": parameters["prior_weight"],
+            "repeat_slack": parameters["repeat_slack"],
+            "normal_share_default": parameters["normal_share_default"],
         }
         self._table(
             "parameters",
             "run_period VARCHAR, run_currency VARCHAR, first_day DATE, last_day DATE, month_count INTEGER, "
             "cohort_limit INTEGER, amount_limit_minor BIGINT, tax_basis_points INTEGER, moved_percent INTEGER, "
-            "comparable_minimum INTEGER, normal_share_ceiling DOUBLE",
+            "comparable_minimum INTEGER, normal_share_ceiling DOUBLE, prior_weight INTEGER, repeat_slack DOUBLE, "
+            "normal_share_default DOUBLE",
             [tuple(row.values())],
         )
 
@@ -196,12 +233,14 @@ class Measurement:
         return NO_CURRENCY
 
     def _count(self, progress: Progress) -> None:
-        steps = ("cells", "accounts", "side_by_side", "broken", "facts")
+        steps = ("cells", "accounts", "side_by_side", "broken", "facts", "signals")
         older = range(RECENT_MONTHS + 1, len(self._history) + 1)
         for done, step in enumerate(steps):
             progress("measuring", done, len(steps) + len(older))
             if step == "side_by_side":
                 self._lay_side_by_side()
+            elif step == "signals":
+                self._count_signals()
             else:
                 self._run_file(step)
         for done, recency in enumerate(older, start=len(steps)):
@@ -230,20 +269,43 @@ class Measurement:
             self._run_file("side_by_side")
 
     def _view_earlier(self, select: str, group: str) -> None:
-        for recency in range(1, RECENT_MONTHS + 1):
-            month, names = (
-                ("last_month_in_cells", ["amount", "cell"]) if recency == 1 else (f"month_{recency}", ["amount"])
-            )
+        sources = {1: "last_month_in_cells", 2: "month_before_in_cells"}
+        for recency, names in enumerate(MONTH_COLUMNS, start=1):
             columns = select.format(columns="*", maxima=", ".join(f"max({name}) AS {name}" for name in names))
+            bills = ", ".join(f"{_BILL_COLUMNS[name]} AS {name}" for name in names)
             self._connection.execute(
                 f"CREATE OR REPLACE TEMP VIEW earlier_{recency} AS SELECT {columns} FROM ("
-                f"SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle, amount_minor AS amount"
-                f"{', cell' if recency == 1 else ''} FROM {month} WHERE customer_id <> '') AS bills {group}"
+                f"SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle, {bills}"
+                f" FROM {sources.get(recency, f'month_{recency}')} WHERE customer_id <> '') AS bills {group}"
             )
 
+    def _count_signals(self) -> None:
+        """Count every signal for this run and, as what is normal, for the two months before it as far as history reaches."""
+        self._connection.execute(_sql("grid"))
+        for now in range(min(len(self._history), SIGNAL_MONTHS)):
+            self._execute("flags", _sql("flags").format(**_flag_columns(now, len(self._history))))
+            bases = sorted(set(SIGNALS.values()))
+            counts = [f"count(*) FILTER (WHERE {base}) AS {base}" for base in bases]
+            counts += [f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in SIGNALS.items()]
+            known = [
+                (name, base) for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES
+            ]
+            rows = ", ".join(f"('{name}', {base}, {name})" for name, base in known)
+            self._execute(
+                "flags",
+                f"INSERT INTO signal_counts SELECT cell, {now}, signal, base, hits FROM"
+                f" (SELECT cell, {', '.join(counts)} FROM flags_{now} GROUP BY cell)"
+                f" CROSS JOIN LATERAL (VALUES {rows}) AS signals(signal, base, hits)",
+            )
+        if self._history:
+            self._run_file("signals")
+
     def _run_file(self, name: str) -> None:
+        self._execute(name, _sql(name))
+
+    def _execute(self, name: str, statements: str) -> None:
         try:
-            self._connection.execute(_sql(name))
+            self._connection.execute(statements)
         except duckdb.OutOfMemoryException as error:
             raise RetriableError(f"{self._run.run_id}: no memory or disk left while measuring ({name}.sql)") from error
         except duckdb.Error as error:
@@ -279,6 +341,33 @@ class Measurement:
         cursor = self._connection.execute(sql)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
+
+
+def _flag_columns(now: int, months: int) -> dict[str, str]:
+    """What fills `sql/flags.sql` for the month `now` back, with so many earlier months in history.
+
+    Where history is too short for three bills before it, the earliest there is stands for those that are not."""
+    last, before, prior = (min(now + step, months) for step in (1, 2, 3))
+    cells = ("accounts.cell", "accounts.previous_cell", "accounts.cell_2")
+    earlier = [f"amount_{month}" for month in range(now + 2, LAID_OUT_MONTHS + 1)]
+    known = {name: sum(name in columns for columns in MONTH_COLUMNS) for name in ATTRIBUTES}
+
+    def column(name: str, month: int) -> str:
+        return f"{name}_{month}" if month <= known[name] else "NULL"
+
+    attributes = [f"{column(name, now)} AS {name}, {column(name, last)} AS last_{name}" for name in ATTRIBUTES]
+    return {
+        "now": str(now), "last": str(last), "before": str(before), "prior": str(prior), "cell": cells[now],
+        "cell_last": cells[now + 1] if now + 1 < len(cells) else "NULL", "earlier": ", ".join(earlier),
+        "attributes": ", ".join([*attributes, f"{column('usage', before)} AS usage_before"]),
+    }  # fmt: skip
+
+
+_BILL_COLUMNS = {
+    "cell": "cell", "amount": "amount_minor", "card": "hash(instrument_token)", "base": "base_fee_minor",
+    "discount": "discount_minor", "usage": "usage_fee_minor",
+}  # fmt: skip
+"""Columns as they are laid side by side, and what each is of a landed charge; a card is compared, never shown, so its hash does."""
 
 
 def _plain(value: Any) -> Any:

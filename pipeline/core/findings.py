@@ -13,13 +13,19 @@ from pipeline.core.money import format_minor
 from pipeline.core.rule import Failure, Rule
 from pipeline.core.verdict import WHOLE_RUN, Finding
 
-COHORT_KINDS = {WHOLE_RUN: "whole run", "issuer": "issuer", "payment_method": "payment method", "plan": "plan"}
+COHORT_KINDS = {
+    WHOLE_RUN: "whole run", "issuer": "issuer", "payment_method": "payment method", "plan": "plan",
+    "issuer_method": "issuer and payment method", "issuer_plan": "issuer and plan",
+}  # fmt: skip
 """From the broadest to the narrowest, with what people call them."""
 
 SEVERITIES = ("critical", "warning", "info")
 
 CONFINED_FACTOR = 2
 """Cohorts whose level is at least this many times the whole run's hold the fault; less is the fault showing everywhere."""
+
+ECHO_SHARE = 0.2
+"""A month with less than this part of the loudest month's excess is its echo: neighbouring months share some amounts."""
 
 WHOLESALE_SHARE = 0.5
 """From this share on, amounts are called a month's; below, some of them."""
@@ -32,15 +38,22 @@ def findings(failures: list[Failure], *, billing_period: str, currency: str) -> 
     fault, of the whole run when it is everywhere.
     """
     groups: dict[tuple, list[Failure]] = defaultdict(list)
-    for failure in _severest(failures):
+    for failure in _without_echoes(_severest(failures)):
         groups[failure.rule.name, failure.kind, failure.row.get("lag")].append(failure)
-    told = [failure for group in groups.values() for failure in _folded(group)]
-    return [_worded(failure, billing_period, currency) for failure in sorted(told, key=_importance)]
+    folded = [failure for group in groups.values() for failure in _folded(group)]
+    return [_worded(failure, billing_period, currency) for failure in sorted(folded, key=_importance)]
+
+
+def told(failure: Failure, *, billing_period: str, currency: str) -> str:
+    """The sentence that one failure is told in."""
+    return _worded(failure, billing_period, currency).explanation
 
 
 def expected_text(rule: Rule) -> str:
     """The bounds of a rule as a person reads them."""
     low, high = rule.kwargs.get("min_value"), rule.kwargs.get("max_value")
+    if rule.unit == "nats":
+        return "no more than is normal" if rule.kwargs.get("column") != "deficit" else "no fewer than is normal"
     if low is None and high is None:
         return rule.description
     if low is None:
@@ -68,6 +81,12 @@ def _severest(failures: list[Failure]) -> list[Failure]:
     return [failure for failure in failures if not told_already(failure)]
 
 
+def _without_echoes(failures: list[Failure]) -> list[Failure]:
+    """Without the months that repeat only because they resemble the month that does: theirs is a small part of its share."""
+    loudest = max((abs(failure.level) for failure in failures if failure.row.get("lag")), default=0)
+    return [f for f in failures if not f.row.get("lag") or abs(f.level) >= ECHO_SHARE * loudest]
+
+
 def _folded(group: list[Failure]) -> list[Failure]:
     run = next((failure for failure in group if failure.cohort_kind == WHOLE_RUN), None)
     if run is None:
@@ -84,11 +103,11 @@ def _holds_it(failing: list[Failure], run: Failure) -> bool:
         return False
     if run.rule.unit == "count":
         return len(failing) == 1 and failing[0].value == run.value
-    return min(abs(failure.value) for failure in failing) >= CONFINED_FACTOR * abs(run.value)
+    return min(abs(failure.level) for failure in failing) >= CONFINED_FACTOR * abs(run.level)
 
 
 def _importance(failure: Failure) -> tuple:
-    level = failure.value if isinstance(failure.value, (int, float)) else 0
+    level = failure.level
     if failure.rule.unit == "count":
         level = level / max(failure.row.get("row_count") or 0, 1)
     return (
@@ -168,4 +187,6 @@ def _quantity(value: Any, unit: str) -> str:
         return f"{100 * value:.1f} percentage points above normal"
     if unit == "points":
         return f"{100 * value:+.1f} percentage points"
+    if unit == "nats":
+        return f"a surprise of {value:.0f}"
     return f"{int(value):,}"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pipeline.core.verdict import WHOLE_RUN, Severity
 
-Unit = Literal["count", "share", "change", "points", "excess"]
+Unit = Literal["count", "share", "change", "points", "excess", "nats"]
 """How a metric is read: rows; a share of a whole; a relative change; a difference of two shares, from last month's
-or above what is normal."""
+or above what is normal; how surprising a count is."""
 
 FailureKind = Literal["failed", "unmeasured", "errored"]
 
@@ -30,7 +30,7 @@ class Rule:
 
     name: str
     suite: str
-    table: Literal["profile", "lags"]
+    table: Literal["profile", "lags", "signals"]
     rank: int
     severity: Severity
     type: str
@@ -65,6 +65,13 @@ class Failure:
     @property
     def cohort(self) -> str:
         return cohort_name(self.row)
+
+    @property
+    def level(self) -> float:
+        """How far it goes, comparable between cohorts: of a surprise the share beyond what is normal, else the metric itself."""
+        if self.rule.unit == "nats":
+            return self.row.get("excess_share", self.row.get("repeat_excess")) or 0
+        return self.value if isinstance(self.value, (int, float)) else 0
 
     @property
     def value(self) -> Any:

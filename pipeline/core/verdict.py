@@ -85,6 +85,35 @@ class Charts:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """What went wrong, most likely.
+
+    Attributes:
+        name: of the cause, stable (`core.diagnosis`); where nothing explains a failure, the rule's.
+        title: the same in words.
+        confidence: how sure, in words.
+        severity: the most severe of what it explains.
+        cohorts: where its first evidence shows.
+        affected: bills that show it; None where only a total speaks.
+        amount_minor: what they are billed, minor units; None where that was not added up.
+        evidence: sentences, the telling one first.
+        rules: whose failures it explains.
+        check: what a person looks at next.
+    """
+
+    name: str
+    title: str
+    confidence: str
+    severity: Severity
+    cohorts: list[str]
+    affected: int | None
+    amount_minor: int | None
+    evidence: list[str]
+    rules: list[str]
+    check: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantine:
     """Rows that break a rule by themselves.
 
@@ -113,6 +142,7 @@ class Verification:
         as_of: ISO 8601 instant it was verified at.
         decision: `release` only if every charge may go.
         releasable: cohorts that may go: `["run"]`, some `issuer:<name>`, or nothing.
+        causes: what went wrong, most likely, in few words; the findings below say it rule by rule.
         findings: the most important first.
         not_judged: what could not be judged, and why.
         rules: every rule asked: `rule, severity, description, expected, judged, failed, not_judged`, the last
@@ -121,6 +151,7 @@ class Verification:
         history: the earlier months used, latest first.
         profile: one row per cohort, one column per metric.
         lags: one row per cohort and earlier month.
+        signals: one row per cohort and signal.
         charts, quarantine: for the report.
         data_docs: path of Great Expectations' page relative to the report's folder; None if not built.
         seconds: by stage: profile, judge, quarantine, ...
@@ -136,6 +167,7 @@ class Verification:
     as_of: str
     decision: Decision
     releasable: list[str]
+    causes: list[Cause]
     findings: list[Finding]
     not_judged: list[NotJudged]
     rules: Table
@@ -143,6 +175,7 @@ class Verification:
     history: list[HistoryUsed]
     profile: Table
     lags: Table
+    signals: Table
     charts: Charts
     quarantine: Quarantine
     data_docs: str | None
@@ -155,6 +188,7 @@ class Verification:
             "run_id": self.run_id,
             "decision": self.decision,
             "releasable": self.releasable,
+            "causes": [asdict(cause) for cause in self.causes],
             "findings": [{name: getattr(finding, name) for name in public} for finding in self.findings],
             "not_judged": [asdict(item) for item in self.not_judged],
             "report": report,
@@ -177,7 +211,7 @@ class Verification:
             FileNotFoundError: nothing was saved there.
         """
         stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        nested = {"findings": Finding, "not_judged": NotJudged, "history": HistoryUsed}
+        nested = {"causes": Cause, "findings": Finding, "not_judged": NotJudged, "history": HistoryUsed}
         for name, kind in nested.items():
             stored[name] = [kind(**item) for item in stored[name]]
         stored["charts"] = Charts(**stored["charts"])

@@ -68,9 +68,9 @@ _FAULTS = (
     Fault("earlier_file", "earlier_month", "An issuer's file of an earlier month under this month's label, with the customers of then", _KT,
           scope="files", earlier_months=1),
     Fault("two_months", "billed_double", "Last month's bill is charged once more, inside this month's amount",
-          NOT_PUBLIC, earlier_months=1),
+          NOT_PUBLIC, earlier_months=1, needs=PARTS),
     Fault("doubled", "billed_double", "The amount is the double of what is due",
-          "giffgaff, fined in 2019: 2.6 million customers charged twice over while a bundle was applied late"),
+          "giffgaff, fined in 2019: 2.6 million customers charged twice over while a bundle was applied late", needs=PARTS),
     # -- sent or billed more than once ------------------------------------------------------------------------------
     Fault("sent_twice", "sent_twice", "Charges are there twice, with the same charge ids",
           "Santander UK, 25 December 2021: a schedule ran twice, 75,000 payments of 2,000 businesses", smallest=SMALL),
@@ -102,8 +102,7 @@ _FAULTS = (
     Fault("times_1000", "unit_slip", "Amounts are a thousand times what is due", NOT_PUBLIC, smallest=SMALL),
     Fault("over_10", "unit_slip", "Amounts are a tenth of what is due", NOT_PUBLIC, smallest=SMALL),
     Fault("over_100", "unit_slip", "Amounts are a hundredth of what is due", NOT_PUBLIC, smallest=SMALL),
-    Fault("last_digit_lost", "unit_slip", "The last digit of the amount is cut off: a field one too short", NOT_PUBLIC,
-          smallest=SMALL),
+    Fault("last_digit_lost", "unit_slip", "The last digit of the amount is cut off: a field one too short", NOT_PUBLIC),
     Fault("wrong_currency", "currency", "The currency code is another one", NOT_PUBLIC, smallest=SMALL),
     Fault("foreign_amounts", "currency", "Amounts are in another currency, under the right code", NOT_PUBLIC, smallest=SMALL),
     # -- another field as the amount --------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ _FAULTS = (
     Fault("one_amount", "one_amount", "Everybody hit is charged the same amount: a default, or a test's", NOT_PUBLIC),
     # -- whose bill, whose card -------------------------------------------------------------------------------------
     Fault("rows_shifted", "wrong_customer", "In a stretch of rows each customer gets the bill of the row above", _MAPPING),
-    Fault("shuffled", "wrong_customer", "Customers get the bill of somebody else in the same file", _MAPPING),
+    Fault("shuffled", "wrong_customer", "Customers get the bill of somebody else in the same file", _MAPPING, needs=PARTS),
     Fault("cards_shifted", "wrong_card", "In a stretch of rows each bill goes to the card of the row above", _MAPPING),
     Fault("wrong_method", "wrong_card", "Credit cards are called check cards, and the reverse", NOT_PUBLIC),
     # -- tariff, discount, tax, usage -------------------------------------------------------------------------------
@@ -129,7 +128,7 @@ _FAULTS = (
     Fault("tax_missing", "tax", "No tax is charged", NOT_PUBLIC, needs=PARTS),
     Fault("tax_doubled", "tax", "The tax is charged twice", NOT_PUBLIC, needs=PARTS),
     Fault("tax_rounded", "tax", "The tax is cut to whole tens", NOT_PUBLIC, needs=PARTS),
-    Fault("taxed_again", "tax", "Ten percent is added to amounts that have the tax in them", NOT_PUBLIC),
+    Fault("taxed_again", "tax", "Ten percent is added to amounts that have the tax in them", NOT_PUBLIC, needs=PARTS),
     Fault("usage_missing", "usage", "Usage is not billed, as when a region's records do not arrive", _USAGE_LOST, needs=PARTS),
     Fault("usage_twice", "usage", "Usage is billed twice, as when a region's records arrive twice",
           NOT_PUBLIC, needs=PARTS, smallest=None,
@@ -143,7 +142,7 @@ _FAULTS = (
     Fault("zeroed", "zeroed", "Bills are zero", NOT_PUBLIC),
     Fault("capped", "capped", "Amounts above a limit are the limit", NOT_PUBLIC),
     Fault("truncated", "truncated", "The last three digits of the amount are noughts", NOT_PUBLIC),
-    Fault("leading_digit_lost", "truncated", "Large amounts lose their first digits: a field too short", NOT_PUBLIC),
+    Fault("leading_digit_lost", "truncated", "Large amounts lose their first digits: a field too short", NOT_PUBLIC, needs=PARTS),
     # -- labels and dates -------------------------------------------------------------------------------------------
     Fault("label_wrong", "label", "The label is last month's; the service dates are right", _KT, smallest=SMALL),
     Fault("dates_wrong", "label", "The service dates are last month's; the label is right", _KT,

@@ -1,7 +1,7 @@
 -- The groups everything is counted in. Before this runs, the engine has laid out:
 --   charges              this run, as landed
 --   history              earlier months, all of them: recency (1 = latest) and the columns of charges
---   month_1 .. month_4   the four latest of them; empty where history is shorter
+--   month_1 .. month_5   the five latest of them; empty where history is shorter
 --   months               recency, billing_period, lag (calendar months before this run)
 --   parameters           one row: what the suites and the run fix
 --   known_currencies, known_payment_methods
@@ -48,6 +48,12 @@ FROM (
 ) AS weighed
 CROSS JOIN parameters;
 
+-- The cells that profile, lags and signals add up: all of them, unless the gate asks how the run would look without some.
+CREATE TEMP VIEW chosen_cells AS
+SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT cohort FROM left_out WHERE cohort_kind = 'issuer')
+    AND payment_method_cohort NOT IN (SELECT cohort FROM left_out WHERE cohort_kind = 'payment_method')
+    AND plan_cohort NOT IN (SELECT cohort FROM left_out WHERE cohort_kind = 'plan');
+
 -- A month's charges with the cell each belongs to.
 CREATE TEMP VIEW charges_in_cells AS
 SELECT charges.*, cells.cell, cells.payment_method_is_unknown, cells.plan_is_new,
@@ -67,3 +73,10 @@ FROM month_1
 JOIN cells ON cells.issuer = coalesce(month_1.issuer, '')
     AND cells.payment_method = coalesce(month_1.payment_method, '')
     AND cells.plan_code = coalesce(month_1.plan_code, '');
+
+CREATE TEMP VIEW month_before_in_cells AS
+SELECT month_2.*, cells.cell
+FROM month_2
+JOIN cells ON cells.issuer = coalesce(month_2.issuer, '')
+    AND cells.payment_method = coalesce(month_2.payment_method, '')
+    AND cells.plan_code = coalesce(month_2.plan_code, '');

@@ -3,7 +3,7 @@
 -- normal - a small cohort, or history's oldest month - the largest share that the whole of last month's run had with any month is
 -- taken; without that either it is unknown, and nothing is taken off. Never is more than a ceiling called normal, so that one wrong month in history cannot hide the next.
 WITH chosen AS (
-    SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT issuer_cohort FROM left_out)
+    SELECT * FROM chosen_cells
 ),
 added AS (
     SELECT
@@ -39,11 +39,11 @@ normal AS (
 SELECT
     cohort_kind, cohort, billing_period AS compared_with, lag, comparable, repeated,
     share(repeated, comparable) AS repeat_share,
-    CASE WHEN coalesce(normal_share, run_share) > normal_share_ceiling THEN normal_share_ceiling
-         ELSE coalesce(normal_share, run_share) END AS normal_share,
-    share(repeated, comparable)
-        - CASE WHEN coalesce(normal_share, run_share, 0) > normal_share_ceiling THEN normal_share_ceiling
-               ELSE coalesce(normal_share, run_share, 0) END AS repeat_excess
+    least_of(coalesce(normal_share, run_share), normal_share_ceiling) AS normal_share,
+    share(repeated, comparable) - coalesce(least_of(coalesce(normal_share, run_share), normal_share_ceiling), 0) AS repeat_excess,
+    -- where nothing says what is normal, a stated default does
+    surprise(repeated, repeat_slack * least_of(coalesce(normal_share, run_share, normal_share_default), normal_share_ceiling) * comparable + 0.5)
+        - ln(count(*) OVER (PARTITION BY cohort_kind)) AS repeat_surprise
 FROM named
 LEFT JOIN normal USING (cohort_kind, cohort, lag)
 CROSS JOIN fallback

@@ -25,6 +25,21 @@ CREATE TEMP MACRO share(part, whole) AS
 CREATE TEMP MACRO moved(amount, before, percent) AS
     abs(CAST(amount AS DOUBLE) - CAST(before AS DOUBLE)) * 100 > CAST(before AS DOUBLE) * percent;
 
+-- Whether a bill lies about so many times between the lowest and the highest of some others, a tenth more or less.
+CREATE TEMP MACRO is_about(bill, low, high, times) AS bill * 1.1 >= low * times AND bill <= high * times * 1.1;
+
+-- The smaller of two, and NULL where the first is.
+CREATE TEMP MACRO least_of(value, ceiling) AS CASE WHEN value > ceiling THEN ceiling ELSE value END;
+
+-- How surprising so many hits are where so many are expected, in nats: of events that come one by one (Poisson), so many or more are
+-- seen with a probability of at most e^-surprise (Chernoff's bound). Zero for what is expected, NULL where nothing is.
+CREATE TEMP MACRO surprise(hits, expected) AS
+    CASE WHEN hits > expected THEN hits * ln(hits / expected) - (hits - expected) WHEN expected IS NOT NULL THEN 0 END;
+
+-- The same for so few.
+CREATE TEMP MACRO deficit(hits, expected) AS
+    CASE WHEN hits >= expected THEN 0 WHEN hits = 0 THEN expected ELSE hits * ln(hits / expected) - (hits - expected) END;
+
 -- Nothing but blanks. The comparison spares most texts the trimming: blanks sort before everything that is printed.
 CREATE TEMP MACRO is_blank(text) AS (text IS NULL OR (text < '!' AND trim(text) = ''));
 

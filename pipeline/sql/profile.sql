@@ -3,7 +3,7 @@
 -- others could go without them. Shares are NULL where there is nothing to divide by; whether that is a reason to hold
 -- is for the suites to say.
 WITH chosen AS (
-    SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT issuer_cohort FROM left_out)
+    SELECT * FROM chosen_cells
 ),
 added AS (
     SELECT

@@ -119,6 +119,7 @@ def held_run() -> Verification:
         as_of="2023-09-11T02:10:00+09:00",
         decision="hold",
         releasable=[],
+        causes=[],
         findings=[
             finding("run"),
             finding("issuer:한빛카드"),
@@ -130,6 +131,7 @@ def held_run() -> Verification:
         history=HISTORY,
         profile=PROFILE,
         lags=[],
+        signals=[],
         charts=drawn(),
         quarantine=QUARANTINE,
         data_docs="data_docs/index.html",

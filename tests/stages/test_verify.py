@@ -252,9 +252,11 @@ def test_a_cohort_too_small_to_judge_is_named_as_such(tmp_path):
     earlier = as_history([land(tmp_path, period, with_a_small_issuer(period)) for period in EARLIER])
     verification = verified(land(tmp_path, "2023-09", with_a_small_issuer("2023-09")), earlier, tmp_path / "report")
     reasons = {
-        item.reason for item in verification.not_judged if (item.rule, item.cohort) == ("repeat_share", "issuer:TINY")
+        item.reason
+        for item in verification.not_judged
+        if (item.rule, item.cohort) == ("customers_missing", "issuer:TINY")
     }
-    assert reasons == {"150 comparable bills, of at least 200 needed, against 2023-08 and 2 more"}
+    assert reasons == {"150 charges last month, of at least 200 needed"}
 
 
 def test_flat_bills_after_a_price_rise_are_no_repeat(tmp_path):
@@ -341,7 +343,7 @@ def test_the_verdict_can_be_read_back(history, tmp_path):
     verification = verified(land(tmp_path, "2023-09", charges), history, tmp_path / "report")
     assert Verification.load(tmp_path / "report") == verification
     public = verification.to_json(report="report.html")
-    assert set(public) == {"run_id", "decision", "releasable", "findings", "not_judged", "report", "seconds"}
+    assert set(public) == {"run_id", "decision", "releasable", "causes", "findings", "not_judged", "report", "seconds"}
     assert set(public["findings"][0]) == {"rule", "severity", "cohort", "observed", "expected", "explanation"}
     json.dumps(public, allow_nan=False)
     assert (tmp_path / "report" / verification.data_docs).is_file()

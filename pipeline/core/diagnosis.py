@@ -1,0 +1,310 @@
+"""What went wrong, most likely: failed rules become one or few causes, each with its evidence, its size and what to check next.
+
+Belongs here: which evidence speaks for which cause, which failures a cause explains, and the words for it. Does not: what fails
+(the suites), or how a failure is told by itself (`findings`). Causes are tried from the most specific to the least: the first that
+the evidence carries takes every failure it explains, and what is left is asked again - so one cause is told once, however many
+rules it breaks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.rule import Failure
+from pipeline.core.verdict import WHOLE_RUN, Cause, Table
+
+FACTOR_TOLERANCE = 0.2
+"""A typical ratio lies at a power of ten when it is within a fifth of it: bills themselves vary by that much."""
+
+TIGHT_SPREAD = 2.0
+"""Upper quartile over lower quartile: below, one factor explains the ratios; above, they have none in common."""
+
+CONFIDENCE = {"certain": "certain", "near certain": "near certain", "likely": "likely", "worth a look": "worth a look"}
+
+ROWS = ("duplicate_charge_id", "duplicate_account", "components_disagree", "wrong_tax", "over_limit")
+DRIFTS = (
+    "total_drift", "total_drift_notable", "mean_drift", "mean_drift_notable", "median_drift", "median_drift_notable", "moved_bills",
+    "moved_bills_notable", "row_count_drift", "zero_bills", "zero_bills_notable", "negative_bills", "negative_bills_notable", "over_limit",
+)  # fmt: skip
+AMOUNTS = (
+    *DRIFTS, "far_above", "far_below", "base_changed", "discount_dropped", "discount_doubled", "usage_vanished", "usage_high", "doubled",
+    "halved", "tenth", "hundredth", "times_10", "times_100", "times_1000", "rounded_off", "heaped", "at_the_maximum", "off_grid", "zeroed",
+    "sign_flipped", "neighbours", "components_disagree", "wrong_tax", "stale_base", "date_like", "id_like",
+)  # fmt: skip
+"""Rules that wrong amounts break, whatever made them wrong."""
+
+COUNTS = ("missing", "customers_missing", "customers_missing_raised", "cut_off", "cohort_present", "joined", "joined_too_few",
+          "customers_new", "customers_new_raised", "returned", "shared_card", "second_cycle", "another_card",
+          "duplicate_account")  # fmt: skip
+"""Rules that too many or too few bills break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The failures of a run that no cause has explained yet, and what was measured besides.
+
+    Attributes:
+        failures: by rule.
+        signals: the whole run's row by signal, failed or not.
+        factors: by group of odd bills, the quartiles of what they are of the bill before: `lower, middle, upper, bills`.
+    """
+
+    failures: Mapping[str, Sequence[Failure]]
+    signals: Mapping[str, dict[str, Any]]
+    factors: Mapping[str, dict[str, Any]]
+
+    def failed(self, *rules: str) -> bool:
+        return any(rule in self.failures for rule in rules)
+
+    def hits(self, signal: str) -> int:
+        """Bills of the whole run that show `signal`."""
+        return self.signals.get(signal, {}).get("hits") or 0
+
+    def beyond_normal(self, *signals: str) -> float:
+        """Bills of the whole run that show one of `signals`, beyond what is normal."""
+        rows = [self.signals[name] for name in signals if name in self.signals]
+        return sum(max((row["hits"] or 0) - (row["normal_share"] or 0) * row["base"], 0) for row in rows)
+
+    def factor(self, group: str) -> float | None:
+        """The one factor that a group of odd bills has in common with what those customers pay; None where it has none."""
+        row = self.factors.get(group)
+        if (
+            not row
+            or not row["bills"]
+            or not row["lower"]
+            or row["lower"] <= 0
+            or row["upper"] > TIGHT_SPREAD * row["lower"]
+        ):
+            return None
+        return row["middle"]
+
+    def is_power_of_ten(self, group: str) -> bool:
+        factor = self.factor(group)
+        powers = (0.001, 0.01, 0.1, 10, 100, 1000)
+        return factor is not None and any(abs(factor / power - 1) <= FACTOR_TOLERANCE for power in powers)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A cause that can be named.
+
+    Attributes:
+        points: rules of which one at least must have failed; the first that did says where and how many.
+        carried: whether the rest of the evidence agrees.
+        explains: rules whose failures follow from it.
+        check: what a person looks at next.
+    """
+
+    name: str
+    title: str
+    points: tuple[str, ...]
+    explains: tuple[str, ...]
+    check: str
+    carried: Callable[[Evidence], bool] = lambda evidence: True
+
+
+def _slipped(evidence: Evidence) -> bool:
+    """Most of the bills that are far off are off by a power of ten."""
+    slips = evidence.beyond_normal("times_10", "times_100", "times_1000", "tenth", "hundredth")
+    far = evidence.beyond_normal("far_above", "far_below")
+    return slips >= 0.5 * far or evidence.is_power_of_ten("far_off")
+
+
+def _one_foreign_factor(evidence: Evidence) -> bool:
+    group = "far_off" if evidence.failed("far_above", "far_below") else "off_grid"
+    return evidence.factor(group) is not None and not evidence.is_power_of_ten(group)
+
+
+SUSPECTS = (
+    Suspect("card_number", "card numbers where none belongs", ("card_number",), (), "Stop the export; card numbers must not be stored."),
+    Suspect(
+        "earlier_month", "amounts of an earlier month", ("repeat_share",),
+        (*AMOUNTS, *COUNTS, "repeat_share_raised", "wrong_period", "service_outside_period", "method_changed", "issuer_changed",
+         "plan_changed", "card_changed"),
+        "Which month's extract did the billing job read? Compare its file with that month's.",
+    ),
+    Suspect(
+        "sent_twice", "rows or files sent twice", ("duplicate_charge_id",), (*AMOUNTS, *COUNTS),
+        "Ask the source which file it sent twice; take one away.",
+    ),
+    Suspect("tax", "tax is wrong", ("wrong_tax",), ("rounded_off", "components_disagree", *DRIFTS), "Compare the rate and its rounding."),
+    Suspect(
+        "wrong_field", "another field where the amount belongs", ("date_like", "id_like"), AMOUNTS,
+        "Compare the file's columns with its layout: a column has moved.",
+    ),
+    Suspect(
+        "wrong_field", "a filler where the amount belongs", ("heaped",), AMOUNTS, "Look at the amount that so many have: it is no price.",
+        lambda e: e.failed("over_limit") and e.hits("at_the_maximum") >= 0.8 * e.hits("heaped"),
+    ),
+    Suspect(
+        "file_missing", "a file is missing", ("cohort_present",), (*DRIFTS, *COUNTS, "plan_changed", "issuer_changed", "method_changed"),
+        "Has that issuer's file arrived? Wait for it, or ask for it.",
+    ),
+    Suspect(
+        "billed_twice", "customers billed twice", ("duplicate_account", "second_cycle", "shared_card"), (*DRIFTS, *COUNTS, "heaped"),
+        "Which of the two bills is right? Nobody is charged both.",
+    ),
+    Suspect("currency", "wrong currency", ("wrong_currency",), ("over_limit", *DRIFTS), "Which currency does the source bill in?"),
+    Suspect(
+        "sign_flipped", "bills with the wrong sign", ("sign_flipped",), AMOUNTS, "Does the source write charges as credits?",
+    ),
+    Suspect(
+        "wrong_customer", "bills of other customers", ("neighbours",), AMOUNTS,
+        "Rows have shifted against their customers: compare ids and amounts with the source, row by row.",
+    ),
+    Suspect(
+        "unit_slip", "amounts in the wrong unit", ("times_10", "times_100", "times_1000", "tenth", "hundredth", "off_grid"), AMOUNTS,
+        "Minor or major units? Compare a few bills with the customers' last ones.",
+        lambda e: _slipped(e) if e.failed("times_10", "times_100", "times_1000", "tenth", "hundredth") else e.is_power_of_ten("off_grid"),
+    ),
+    Suspect(
+        "currency", "amounts in another currency", ("far_below", "far_above", "off_grid"), AMOUNTS,
+        "The same factor lies between these bills and the customers' last ones: an exchange rate?", _one_foreign_factor,
+    ),
+    Suspect(
+        "zeroed", "bills of zero", ("zeroed",), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
+    ),
+    Suspect(
+        "capped", "amounts capped", ("heaped",), AMOUNTS,
+        "Many bills are exactly the largest there is: look for a limit or a field too short.",
+        lambda e: e.hits("at_the_maximum") >= 0.8 * e.hits("heaped"),
+    ),
+    Suspect(
+        "truncated", "digits lost", ("rounded_off", "tenth", "hundredth", "far_below", "off_grid"), AMOUNTS,
+        "Amounts end in zeros or lack a digit: look for a field too short.",
+        lambda e: e.failed("rounded_off") or e.beyond_normal("far_below") > e.beyond_normal("far_above"),
+    ),
+    Suspect(
+        "one_amount", "one amount in everybody's bill", ("heaped",), AMOUNTS, "Look at the amount that so many have, and whose it is.",
+    ),
+    Suspect(
+        "billed_double", "two months in one bill", ("doubled",), AMOUNTS, "Was last month's bill added once more?",
+    ),
+    Suspect(
+        "wrong_card", "bills to the wrong card", ("another_card", "card_changed", "method_changed", "issuer_changed"),
+        ("card_changed", "method_changed", "issuer_changed", "another_card", "plan_changed", "shared_card"),
+        "Compare cards with last month's, customer by customer; the amounts may be right.",
+    ),
+    Suspect(
+        "wrong_plan", "customers on the wrong plan", ("plan_changed",), (*AMOUNTS, "unknown_plan"),
+        "Which job moved these customers, and was it meant to?",
+    ),
+    Suspect("stale_tariff", "prices of before the change", ("stale_base",), AMOUNTS, "Which customers did the new price list not reach?"),
+    Suspect(
+        "discount", "discounts lost or given twice", ("discount_dropped", "discount_doubled"),
+        ("discount_dropped", "discount_doubled", "rounded_off", "doubled", "halved", *DRIFTS), "Which discount, and since when?",
+        lambda e: not e.failed("base_changed"),
+    ),
+    Suspect(
+        "tax", "tax added twice", ("base_changed",), AMOUNTS, "The base fees are higher by the tax rate: is tax part of the price list?",
+        lambda e: (factor := e.factor("base_changed")) is not None and abs(factor - 1.1) < 0.005,
+    ),
+    Suspect(
+        "wrong_customer", "bills of other customers", ("base_changed",), AMOUNTS,
+        "Base fees differ both ways, without a plan's change: compare ids and amounts with the source.",
+        lambda e: e.factor("base_changed") is None,
+    ),
+    Suspect(
+        "usage", "usage lost or counted twice", ("usage_vanished", "usage_high"), AMOUNTS,
+        "Which day or region do the usage records lack, or have twice?",
+        lambda e: not e.failed("base_changed"),
+    ),
+    Suspect(
+        "price_change", "another price than last month", ("base_changed",), AMOUNTS,
+        "If the price was meant to change, declare it ahead; if not, ask who changed the price list.",
+    ),
+    Suspect(
+        "customers_missing", "customers missing", ("cut_off", "missing", "customers_missing", "customers_missing_raised"),
+        (*DRIFTS, *COUNTS),
+        "Compare the file's row count with the source's; ask for the rest.",
+    ),
+    Suspect(
+        "leavers_billed", "customers billed who had left", ("returned",), (*DRIFTS, "joined", "customers_new", "customers_new_raised"),
+        "Have these customers come back, or were they never to be billed again?",
+    ),
+    Suspect(
+        "joiners_missing", "new customers missing", ("joined_too_few",), (*DRIFTS, "missing"), "Compare with the customers who joined.",
+    ),
+    Suspect(
+        "label", "wrong period or dates", ("wrong_period", "service_outside_period"), ("wrong_period", "service_outside_period"),
+        "Is the label wrong, or are these another month's charges?",
+    ),
+)  # fmt: skip
+"""From the most specific to the least."""
+
+
+def causes(
+    failures: Sequence[Failure], findings_of: Callable[[Failure], str], signals: Table, factors: Table
+) -> list[Cause]:
+    """The likely causes of `failures`, the most likely first: those that hold the run, then those that only warn.
+
+    Args:
+        findings_of: the sentence that a failure is told in.
+        signals: the run's signals (`sql/signal_table.sql`).
+        factors: what odd bills are of the bills before them (`sql/factors.sql`).
+    """
+    whole = {row["signal"]: row for row in signals if row["cohort_kind"] == WHOLE_RUN}
+    by_group = {row["kind"]: row for row in factors}
+    found: list[Cause] = []
+    for severities in (("critical",), ("critical", "warning")):
+        left: dict[str, list[Failure]] = {}
+        named = {cause.name for cause in found}
+        explained = {rule for cause in found for rule in cause.rules}
+        explained |= {rule for suspect in SUSPECTS if suspect.name in named for rule in suspect.explains}
+        for failure in failures:
+            if failure.rule.severity in severities and failure.kind == "failed" and failure.rule.name not in explained:
+                left.setdefault(failure.rule.name, []).append(failure)
+        found += _named(left, whole, by_group, findings_of)
+    return found
+
+
+def _named(
+    left: dict[str, list[Failure]],
+    signals: Mapping[str, dict],
+    factors: Mapping[str, dict],
+    said: Callable[[Failure], str],
+) -> list[Cause]:
+    found = []
+    for suspect in SUSPECTS:
+        evidence = Evidence(left, signals, factors)
+        if not evidence.failed(*suspect.points) or not suspect.carried(evidence):
+            continue
+        explained = [rule for rule in (*suspect.points, *suspect.explains) if rule in left]
+        found.append(_cause(suspect, [left[rule] for rule in dict.fromkeys(explained)], said))
+        left = {rule: failures for rule, failures in left.items() if rule not in explained}
+    for rule, failures in left.items():
+        found.append(
+            _cause(Suspect(rule, failures[0].rule.description, (rule,), (), "Look at the evidence."), [failures], said)
+        )
+    return found
+
+
+def _cause(suspect: Suspect, explained: list[list[Failure]], said: Callable[[Failure], str]) -> Cause:
+    first = explained[0]
+    broadest = next(
+        (failure for failure in first if failure.cohort_kind == WHOLE_RUN),
+        max(first, key=lambda failure: _bills(failure) or 0),
+    )
+    return Cause(
+        name=suspect.name,
+        title=suspect.title,
+        confidence=broadest.rule.confidence,
+        severity=min(
+            (f.rule.severity for group in explained for f in group), key=("critical", "warning", "info").index
+        ),
+        cohorts=sorted({failure.cohort for failure in first}, key=lambda name: (name != WHOLE_RUN, name)),
+        affected=_bills(broadest),
+        amount_minor=broadest.row.get("hit_minor"),
+        evidence=[said(group[0] if broadest not in group else broadest) for group in explained],
+        rules=sorted({failure.rule.name for group in explained for failure in group}),
+        check=suspect.check,
+    )
+
+
+def _bills(failure: Failure) -> int | None:
+    """How many bills a failure is about: what shows the signal, repeats, or breaks the rule; None where a share or total is judged."""
+    row = failure.row
+    for column in ("hits", "repeated"):
+        if column in row:
+            return row[column]
+    return failure.value if failure.rule.unit == "count" else None
