@@ -220,11 +220,11 @@ def recall(rows: Table, *, first: str) -> Markup:
     Args:
         rows: `contender, size, tried, held`, a size's rows together; a row's bar is drawn in full colour for the contender `first`.
     """
-    width, row_height, left, right, top = 640, 20, 110, 120, 4
+    width, row_height, left, right, top = 640, 20, 110, 128, 4
     plot = width - left - right
     body, bars = [], []
     for size, group in groupby(rows, key=lambda row: row["size"]):
-        bars.append(_text(0, top + 16, f"{share_text(size)} of customers hit", "heading"))
+        bars.append(_text(8, top + 16, f"{share_text(size)} of customers hit", "heading"))
         top += 24
         for row in group:
             share = row["held"] / row["tried"]

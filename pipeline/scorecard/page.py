@@ -4,6 +4,7 @@ Belongs here: wording and layout. Does not: any figure that `tally` has not adde
 it cannot drift from what was measured.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ def to_text(result: Mapping[str, Any]) -> str:
     """What the command prints."""
     lines = [f"{result['cases']:,} cases, {result['half']} half", "", "wrong months held, by share of customers hit"]
     lines += _aligned(_size_table(result["by_size"]))
-    lines += ["", "right months held", *_aligned(_clean_table(result["clean"])), "", _diagnosis(result)]
+    lines += [
+        "",
+        "right months held",
+        *_aligned(_clean_table(result["clean"])),
+        *_blamed(result["clean"]),
+        "",
+        _diagnosis(result),
+    ]
     spent = ", ".join(f"{name} {seconds['median']:.2f}" for name, seconds in result["cost"].items())
     lines += [f"processor seconds a case, median: {spent}"]
     for name, title in (
@@ -212,6 +220,16 @@ def _clean_table(clean: Table) -> list[tuple[str, ...]]:
         for group in groups
     ]  # fmt: skip
     return [("right months", "judged", *(f"held: {name}" for name in contenders)), *rows]
+
+
+def _blamed(clean: Table) -> list[str]:
+    """Which rules held right months, and how often they failed in them."""
+    counts: Counter[str] = Counter()
+    for row in clean:
+        counts.update(row["rules"])
+    return (
+        ["  failed in them: " + ", ".join(f"{rule} {count}" for rule, count in counts.most_common())] if counts else []
+    )
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

@@ -22,7 +22,7 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         `recall`: per fault, size and contender `tried, held`, and of those held `named` (the right cause first).
-        `by_size`: per contender and size `tried, held`, of faults with a promised share.
+        `by_size`: per contender and size `tried, held`, of faults of which that share is promised.
         `faults`: per fault its `cause`, `promised` share, `caught_from` (the size from which on no case was missed) and `why` not less.
         `clean`: per group of right months and contender `months, held` and by which `rules`.
         `diagnosis`: `held, named` of all wrong months the gate held.
@@ -74,7 +74,7 @@ def _cannot_show(rows: Sequence[Row]) -> Table:
 
 
 def _by_size(wrong: Sequence[Row]) -> Table:
-    promised = [row for row in wrong if row.size in SIZES and CATALOGUE[row.fault].smallest is not None]
+    promised = [row for row in wrong if row.size in SIZES and (CATALOGUE[row.fault].smallest or 2) <= row.size]
     groups = _counted(promised, lambda row: (row.contender, row.size))
     return [{"contender": contender, "size": size} | figures for (contender, size), figures in groups.items()]
 

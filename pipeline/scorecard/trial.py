@@ -26,7 +26,7 @@ from pipeline.ports import HistoryPeriod, LandedRun
 from pipeline.scorecard.baselines import BASELINES
 from pipeline.scorecard.bases import LandedSource, land, make
 from pipeline.scorecard.cases import SMALL_ISSUER, Case, Tried
-from pipeline.verify import _tables
+from pipeline.verify import tables_of
 
 GATE = "makegood"
 CONTENDERS = (GATE, *BASELINES)
@@ -130,7 +130,7 @@ class Trials:
         """The gate's verdict on a landed month beside earlier ones, the latest first; and its table of repeats."""
         history = [HistoryPeriod(month.billing_period, month.run_id, month.path, "released") for month in earlier]
         with self._engine.measure(run, history, self._suites.measuring) as measured:
-            tables, currency = _tables(measured), measured.currency
+            tables, currency = tables_of(measured), measured.currency
         verdict = judge(
             *tables, self._suites, billing_period=run.billing_period,
             history=[month.billing_period for month in history], currency=currency,
