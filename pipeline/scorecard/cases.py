@@ -21,6 +21,9 @@ UNPROMISED_SIZES = (0.05, 0.25, 1.0)
 SMALL_ISSUER = "small issuer"
 """In place of a size: everybody of the smallest issuer, and nobody else."""
 
+NOT_OF_AN_ISSUER = ("customers_dropped",)
+"""Everybody of an issuer dropped is a missing file: another fault."""
+
 REPEATS = ("earlier_month", "mixed_months", "earlier_bill")
 """Amounts of earlier months: tried at the smallest size as well, which is promised where hardly a bill repeats by itself."""
 
@@ -83,7 +86,7 @@ def faults(source: Tried, only: Sequence[str] = (), sizes: Sequence[float] = ())
             continue
         for size in sizes or sizes_of(fault):
             yield Case(source, source.periods[-1], "fault", fault.name, size)
-        if fault.scope == "customers" and not sizes:
+        if fault.scope == "customers" and fault.name not in NOT_OF_AN_ISSUER and not sizes:
             yield Case(source, source.periods[-1], "fault", fault.name, SMALL_ISSUER)
 
 
