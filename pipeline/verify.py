@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.declared import DeclaredChange
 from pipeline.core.rule import cohort_name
 from pipeline.core.verdict import (
     WHOLE_RUN,
@@ -45,16 +46,18 @@ def verify(
     suites: Suites,
     report_dir: Path,
     as_of: datetime,
+    declared: Sequence[DeclaredChange] = (),
     progress: Progress = no_progress,
 ) -> Verification:
     """Judge `run` against `history` and leave the evidence in `report_dir`.
 
-    Writes `quarantine.parquet`, `data_docs/` and `verification.json` there; the same run, history and suites give the
-    same verdict. It judges the data alone: whether the period is due is not asked.
+    Writes `quarantine.parquet`, `data_docs/` and `verification.json` there; the same run, history, suites and declared
+    changes give the same verdict. It judges the data alone: whether the period is due is not asked.
 
     Args:
         history: earlier periods, each at most once; the latest 12 are used.
         as_of: aware instant, for the record.
+        declared: approved changes; those for other periods do nothing.
 
     Raises:
         UsageError: a suite's rule cannot be asked, or `as_of` has no time zone.
@@ -71,13 +74,15 @@ def verify(
         with clock.stage("measure"):
             measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
         with clock.stage("profile"):
-            tables = _tables(measured)
+            tables = tables_of(measured)
         judged = partial(
             judge,
             suites=suites,
             billing_period=run.billing_period,
             history=[month.billing_period for month in used],
             currency=measured.currency,
+            declared=declared,
+            without=partial(table_without, measured),
         )
         progress("judging", 0, None)
         with clock.stage("judge"):
@@ -115,23 +120,29 @@ def _releasable(verdict: Verdict, profile: Table, measured: Measurement, judged:
 
     Of a held run, the issuers without a critical failure of their own may go if the run consisting of them alone would be
     released: it is measured and judged again without the others. What is asked of the whole run only - its files, the
-    completeness of its profile - concerns every issuer.
+    completeness of its profile - concerns every issuer, and so does a rule that blocks all.
     """
     if verdict.decision == "release":
         return [WHOLE_RUN]
     failing = verdict.failing_issuers
     issuers = [row["cohort"] for row in profile if row["cohort_kind"] == "issuer" and row["row_count"]]
     others = [issuer for issuer in issuers if issuer not in failing]
-    if verdict.whole_run_only or not failing or not others:
+    if verdict.blocks_all or verdict.whole_run_only or not failing or not others:
         return []
-    with measured.without(failing):
-        rest = judged(*_tables(measured))
+    with measured.without([f"issuer:{issuer}" for issuer in failing]):
+        rest = judged(*tables_of(measured))
     return [f"issuer:{issuer}" for issuer in others] if rest.decision == "release" else []
 
 
-def _tables(measured: Measurement) -> tuple[Table, Table, Table, Table]:
+def tables_of(measured: Measurement) -> tuple[Table, Table, Table, Table]:
     """What the judge is given, as the measurement stands."""
     return measured.profile(), measured.lags(), measured.signals(), measured.factors()
+
+
+def table_without(measured: Measurement, name: str, cohorts: Sequence[str]) -> Table:
+    """One of the tables that rules are about, measured without these cohorts: `judge.TableWithout`."""
+    with measured.without(cohorts):
+        return {"profile": measured.profile, "lags": measured.lags, "signals": measured.signals}[name]()
 
 
 def _quarantine(measured: Measurement, report_dir: Path) -> Quarantine:
@@ -189,6 +200,7 @@ def _judgement(verdict: Verdict, used: Sequence[HistoryPeriod]) -> dict[str, Any
         "findings": verdict.findings + _on_history(used),
         "not_judged": verdict.not_judged,
         "rules": verdict.rules,
+        "declared": verdict.declared,
     }
 
 

@@ -39,7 +39,7 @@ def findings(failures: list[Failure], *, billing_period: str, currency: str) -> 
     """
     groups: dict[tuple, list[Failure]] = defaultdict(list)
     for failure in _without_echoes(_severest(failures)):
-        groups[failure.rule.name, failure.kind, failure.row.get("lag")].append(failure)
+        groups[failure.rule.name, failure.kind, failure.row.get("lag"), failure.declared].append(failure)
     folded = [failure for group in groups.values() for failure in _folded(group)]
     return [_worded(failure, billing_period, currency) for failure in sorted(folded, key=_importance)]
 
@@ -67,7 +67,10 @@ def _severest(failures: list[Failure]) -> list[Failure]:
     """Without the milder failures of a metric that a stricter rule has failed already, there or in a part of the whole."""
 
     def metric(failure: Failure) -> tuple:
-        return failure.rule.table, failure.rule.kwargs.get("column"), failure.row.get("lag")
+        column = (
+            None if failure.rule.table == "lags" else failure.rule.kwargs.get("column")
+        )  # one share, read in two ways
+        return failure.rule.table, failure.row.get("signal"), column, failure.row.get("lag")
 
     critical: dict[tuple, set[str]] = defaultdict(set)
     for failure in failures:
@@ -76,7 +79,8 @@ def _severest(failures: list[Failure]) -> list[Failure]:
 
     def told_already(failure: Failure) -> bool:
         cohorts = critical[metric(failure)]
-        return failure.rule.severity != "critical" and bool(cohorts) and failure.cohort in cohorts | {WHOLE_RUN}
+        milder = failure.rule.severity != "critical" and not failure.declared
+        return milder and bool(cohorts) and failure.cohort in cohorts | {WHOLE_RUN}
 
     return [failure for failure in failures if not told_already(failure)]
 
@@ -89,6 +93,9 @@ def _without_echoes(failures: list[Failure]) -> list[Failure]:
 
 def _folded(group: list[Failure]) -> list[Failure]:
     run = next((failure for failure in group if failure.cohort_kind == WHOLE_RUN), None)
+    if run is None and group[0].declared:  # of the declared cohort, without its parts
+        broadest = min(map(_breadth, group))
+        return [failure for failure in group if _breadth(failure) == broadest]
     if run is None:
         return group
     for kind in COHORT_KINDS:
@@ -114,10 +121,15 @@ def _importance(failure: Failure) -> tuple:
         SEVERITIES.index(failure.rule.severity),
         failure.rule.rank,
         -round(abs(level), 1),  # in steps, so that among equals the broadest cohort comes first
-        list(COHORT_KINDS).index(failure.cohort_kind) if failure.cohort_kind in COHORT_KINDS else 0,
+        _breadth(failure),
         failure.row.get("lag") or 0,
         failure.cohort,
     )
+
+
+def _breadth(failure: Failure) -> int:
+    """Where the cohort's kind stands among `COHORT_KINDS`; 0 is the broadest."""
+    return list(COHORT_KINDS).index(failure.cohort_kind) if failure.cohort_kind in COHORT_KINDS else 0
 
 
 def _worded(failure: Failure, billing_period: str, currency: str) -> Finding:
@@ -135,6 +147,8 @@ def _worded(failure: Failure, billing_period: str, currency: str) -> Finding:
     except (KeyError, ValueError, TypeError, IndexError):
         # A slip in a template must not cost the verdict its finding.
         explanation = f"{_where(failure)}: {observed}, expected {expected_text(rule)}. {rule.description}"
+    if failure.declared:
+        explanation += f" - {failure.declared}"
     return Finding(
         rule.name, rule.severity, failure.cohort, observed, expected_text(rule), explanation, rule.confidence
     )

@@ -21,8 +21,9 @@ ranged AS (
     SELECT *,
         CAST(least(last, before, prior) AS DOUBLE) AS low, CAST(greatest(last, before, prior) AS DOUBLE) AS high,
         CAST(amount AS DOUBLE) AS bill,
-        last > 0 AND before > 0 AND prior > 0 AND amount IS NOT NULL AS thrice_billed
-    FROM bills
+        -- a single earlier month cannot say that a customer's bills are steady
+        month_count >= 2 AND last > 0 AND before > 0 AND prior > 0 AND amount IS NOT NULL AS thrice_billed
+    FROM bills CROSS JOIN parameters
 )
 SELECT
     cell, amount, last,

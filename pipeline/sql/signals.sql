@@ -81,8 +81,8 @@ odd AS (
 SELECT cell, recency, signal, base, hits
 FROM odd CROSS JOIN LATERAL (VALUES ('date_like', date_like), ('id_like', id_like), ('off_grid', off_grid)) signals(signal, hits);
 
--- Bills of an amount that suddenly many have: ten and more, and three times as many as a month earlier. A cap, a date, a filler or one
--- customer's amount in everybody's bill leaves such a heap.
+-- Bills of an amount that suddenly many have: more than twice as many as in either month before, three more, and chance. A cap, a date, a
+-- filler or one customer's amount in everybody's bill leaves such a heap.
 CREATE TEMP TABLE amount_counts AS
 SELECT amount, count(*) FILTER (WHERE recency = 0) AS count_0, count(*) FILTER (WHERE recency = 1) AS count_1, count(*) FILTER (WHERE recency = 2) AS count_2
 FROM (
@@ -91,10 +91,10 @@ FROM (
     UNION ALL SELECT 2, amount_minor FROM month_2 WHERE amount_minor > 0
 ) GROUP BY amount HAVING count(*) >= 10;
 INSERT INTO signal_counts
-SELECT cell, 0, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE count_0 >= 10 AND count_0 > 3 * count_1))
+SELECT cell, 0, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE surprise(count_0, 2 * greatest(count_1, count_2) + 3) > 12))
 FROM charges_in_cells WHERE amount_minor > 0 GROUP BY 1;
 INSERT INTO signal_counts
-SELECT cell, 1, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE count_1 >= 10 AND count_1 > 3 * count_2))
+SELECT cell, 1, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE surprise(count_1, 2 * count_2 + 3) > 12))
 FROM last_month_in_cells WHERE amount_minor > 0 AND (SELECT month_count FROM parameters) >= 2 GROUP BY 1;
 
 -- Bills at exactly the largest amount of their issuer.
