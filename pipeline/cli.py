@@ -49,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 # -- commands: each returns what --json prints, and the exit code ---------------------------------------------------
 
 
+SHOWN_FINDINGS = 6
+"""Findings that a terminal shows below the causes; the report has all."""
+
+
 def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     app = open_app(arguments, progress)
     period, source = period_of(arguments.period), _source(arguments.source)
@@ -66,7 +70,11 @@ def _show_verify(result: dict) -> str:
     if result["decision"] == "wait":
         return result["explanation"]
     lines = [f"{result['run_id']}: {'RELEASE' if result['decision'] == 'release' else 'HOLD'}"]
-    lines += [f"  [{f['severity']}] {f['explanation']}" for f in result["findings"]]
+    for cause in result["causes"]:
+        lines.append(f"  likely cause: {cause['title']} ({cause['confidence']}). {cause['check']}")
+    lines += [f"  [{f['severity']}] {f['explanation']}" for f in result["findings"][:SHOWN_FINDINGS]]
+    if len(result["findings"]) > SHOWN_FINDINGS:
+        lines.append(f"  and {len(result['findings']) - SHOWN_FINDINGS} more findings, in the report")
     if result["decision"] == "hold" and result["releasable"]:
         lines.append(f"  could go: {', '.join(result['releasable'])}")
     if result["not_judged"]:

@@ -237,13 +237,16 @@ def _state(decision: str, releasers: int, rejecters: int, outcome: Mapping[str, 
 
 
 def _lead(seen: dict[str, Any]) -> str:
-    """The one cause in plain words: the most important failure's own sentence."""
+    """The likeliest cause in plain words, with the sentence that tells it; without one, the most important failure's own."""
     failures = _failures(seen)
     if not failures:
         judged = sum(rule["judged"] > 0 for rule in seen["rules"])
         return f"All {judged:,} rules that could be judged hold."
     if seen["decision"] == "release":
         return f"No critical rule failed. Worth a look: {failures[0]['explanation']}"
+    if seen["causes"]:
+        cause = seen["causes"][0]
+        return f"{_sentence(cause['title'])}. {_sentence(cause['evidence'][0])}"
     return _sentence(failures[0]["explanation"])
 
 

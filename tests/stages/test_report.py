@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.verdict import (
+    Cause,
     Charts,
     Finding,
     HistoryUsed,
@@ -106,6 +107,20 @@ def drawn() -> Charts:
     )
 
 
+CAUSE = Cause(
+    name="earlier_month",
+    title="amounts of an earlier month",
+    confidence="near certain",
+    severity="critical",
+    cohorts=["run"],
+    affected=24_907,
+    amount_minor=None,
+    evidence=["whole run: 100.0 % of 24,907 comparable amounts are those of 2023-07 (normally 0.3 %)"],
+    rules=["repeat_share"],
+    check="Which month's extract did the billing job read?",
+)
+
+
 def held_run() -> Verification:
     """September with July's amounts for two issuers, one of them named in Korean."""
     return Verification(
@@ -119,7 +134,7 @@ def held_run() -> Verification:
         as_of="2023-09-11T02:10:00+09:00",
         decision="hold",
         releasable=[],
-        causes=[],
+        causes=[CAUSE],
         findings=[
             finding("run"),
             finding("issuer:한빛카드"),
@@ -177,7 +192,7 @@ def test_the_page_can_be_built_from_the_stored_verification_alone(tmp_path):
 
 def test_verdict_cause_stakes_and_next_step_come_before_everything_else():
     text = Page(render(held_run())).text
-    order = [text.index(part) for part in ("September 2023: held", f"Run: {JULY}", "27,402", "₩1,570,000,000")]
+    order = [text.index(part) for part in ("September 2023: held", "Amounts of an earlier month", "27,402", "₩1,570,000,000")]
     order += [text.index(part) for part in ("makegood verify --source charges --period 2023-09", "makegood run decide")]
     assert order == sorted(order)
     assert order[-1] < text.index("This run against its history")
