@@ -21,9 +21,10 @@ from pipeline.core.billing_period import BillingPeriod
 from pipeline.errors import FatalError
 from pipeline.extract import extract, periods_available
 from pipeline.generate import Behaviour, generate
-from pipeline.generate.bills import PLANS
+from pipeline.generate.bill_parts import BillParts
+from pipeline.generate.bills import PLANS, USAGE_STEP_MINOR
 from pipeline.generate.charge_files import PeriodWriter
-from pipeline.generate.month import Month
+from pipeline.generate.month import Month, with_column
 from pipeline.ports import LandedRun, no_progress
 
 Half = Literal["tuning", "reporting"]
@@ -46,6 +47,11 @@ SEASONS = (
 PRICE_CHANGE_EVERY = 5
 """Every so many bases there is one whose fees rise in one of its months."""
 
+IN_CENTS_EVERY, FAULT_PLACE_IN_CENTS = 7, 3
+"""Every so many bases one is billed to the cent, in another currency; one of the first three is, which get every fault."""
+
+CENTS = 100
+
 ARRANGEMENTS: tuple["Arrangement", ...] = ("as made", "shuffled", "by night")
 
 Arrangement = Literal["as made", "shuffled", "by night"]
@@ -60,6 +66,7 @@ class Base:
     Attributes:
         name: for people and files.
         seed: even to tune with, odd to report.
+        currency: `KRW`, or one of cents.
         settings: for people, what is particular about it.
     """
 
@@ -107,7 +114,7 @@ def _base(seed: int, place: int) -> Base:
         price_change_plans=tuple(chance.sample(list(PLANS), 3)) if change and chance.random() < 0.5 else (),
         usage_percent_by_month=season,
     )
-    currency = "TWD" if place % 7 == 0 else "KRW"
+    currency = "TWD" if place % IN_CENTS_EVERY == FAULT_PLACE_IN_CENTS else "KRW"
     return Base(
         f"base-{seed:02}", seed, behaviour, first, currency, ARRANGEMENTS[(place + place // 3) % len(ARRANGEMENTS)]
     )
@@ -151,7 +158,7 @@ def make(base: Base, home: Path) -> Path:
             raw, customers=base.customers, first_period=base.first_period, months=base.months, seed=base.seed,
             behaviour=base.behaviour, currency=base.currency,
         )  # fmt: skip
-        if base.arrangement != "as made":
+        if base.arrangement != "as made" or base.currency != "KRW":
             raw = _rearranged(raw, base)
         raw.rename(folder)
     return folder
@@ -184,21 +191,37 @@ def land(folder: Path, lake: ParquetLake, *, in_two_nights: bool = False) -> Lan
 
 
 def _rearranged(raw: Path, base: Base) -> Path:
-    """The same rows in another order and, by night, in files of other names; months with nothing in common but their rows."""
+    """The same rows in another order and, by night, in files of other names; with a currency of cents, billed to the cent."""
     out = raw.with_name("arranged")
     chance = np.random.default_rng(base.seed)
     for number in range(base.months):
         month = Month.read(raw, base.first_period.plus(number))
-        order = chance.permutation(month.charges.num_rows)
+        rows = np.arange(month.charges.num_rows)
+        order = rows if base.arrangement == "as made" else chance.permutation(rows)
         names = month.names
         if base.arrangement == "by night":
             nights = chance.integers(1, 10, len(names))
             names = tuple(f"{night:02}-{name}" for night, name in zip(nights, names, strict=True))
-        moved = Month(month.billing_period, month.charges.take(pa.array(order)), month.file[order], names)
+        charges = month.charges.take(pa.array(order))
+        if base.currency != "KRW":
+            charges = _to_the_cent(charges, chance)
+        moved = Month(month.billing_period, charges, month.file[order], names)
         with PeriodWriter(out, month.billing_period) as writer:
             moved.write(writer)
     shutil.rmtree(raw)
     return out
+
+
+def _to_the_cent(charges: pa.Table, chance: np.random.Generator) -> pa.Table:
+    """A hundred times the amounts, usage any number of cents between two of its steps: hardly a bill repeats by itself."""
+    for name, values in BillParts.of(charges).scaled(CENTS).items():
+        charges = with_column(charges, name, values)
+    bills = BillParts.of(charges)
+    cents = np.where(bills.usage > 0, chance.integers(0, CENTS * USAGE_STEP_MINOR, charges.num_rows), 0)
+    waived = np.where(bills.net <= 0, cents, 0)  # a waived bill stays one, and a credit as large as it is
+    for name, values in bills.columns(usage=bills.usage + cents, discount=bills.discount + waived).items():
+        charges = with_column(charges, name, values)
+    return charges
 
 
 def _require_waiting(folder: Path, period: BillingPeriod, lake: ParquetLake) -> None:

@@ -13,7 +13,7 @@ from pipeline import charts
 from pipeline.core.verdict import Table
 from pipeline.scorecard.baselines import SIGMAS
 from pipeline.scorecard.bases import CUSTOMERS, FLAT_SHARES, MONTHS, bases
-from pipeline.scorecard.cases import SIZES, SMALL_ISSUER, UNPROMISED_SIZES
+from pipeline.scorecard.cases import RARE_REPEATS, SIZES, SMALL_ISSUER, UNPROMISED_SIZES
 from pipeline.scorecard.trial import GATE
 
 PICTURE_NAME = "scorecard.svg"
@@ -142,7 +142,9 @@ def _by_fault(result: Mapping[str, Any]) -> str:
     return f"""## By fault
 
 Held of tried, over all sources that can show the fault, by the share of customers hit. Sizes from the one in the catalogue up are
-promised; a smaller one is shown for what it is. The last columns are over the same cases.
+promised; a smaller one is shown for what it is - but 0.1 % of an earlier month's amounts is promised where hardly a bill
+repeats by itself (at most {RARE_REPEATS:.2%} of the comparable ones), as where bills are to the cent. The last columns
+are over the same cases.
 
 {_markdown(head, rows)}"""
 

@@ -4,14 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.cli import main
 from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.tax import tax_minor
 from pipeline.generate import CATALOGUE, Behaviour
+from pipeline.generate.bill_parts import BillParts
+from pipeline.generate.month import Month
 from pipeline.ports import no_progress
 from pipeline.scorecard import run as scorecard
-from pipeline.scorecard.bases import BASES_PER_HALF, MONTHS, Base, bases
+from pipeline.scorecard.bases import BASES_PER_HALF, MONTHS, Base, bases, make
 from pipeline.scorecard.cases import NOT_OF_AN_ISSUER, SMALL_ISSUER, clean, sizes_of
 from pipeline.scorecard.page import to_markdown, to_text, write_page
 from pipeline.scorecard.run import Asked, Store, made_up
@@ -79,6 +83,20 @@ def test_the_halves_share_no_seed_and_no_settings():
     tuning, reporting = bases("tuning"), bases("reporting")
     assert not {base.seed for base in tuning} & {base.seed for base in reporting}
     assert not {base.behaviour for base in tuning} & {base.behaviour for base in reporting}
+
+
+def test_bills_to_the_cent_add_up_and_stay_what_they_were(tmp_path: Path):
+    behaviour = Behaviour(flat_share=0.3, zero_share=0.05, credit_share=0.05)
+    made = {}
+    for currency in ("KRW", "TWD"):
+        base = Base(f"made-{currency}", 2, behaviour, BillingPeriod(2023, 8), currency, customers=500, months=1)
+        made[currency] = Month.read(make(base, tmp_path), base.first_period).charges.sort_by("customer_id")
+    won, cents = (BillParts.of(made[currency]) for currency in ("KRW", "TWD"))
+    assert (cents.amount == made["TWD"]["amount_minor"].to_numpy()).all()
+    assert (cents.tax == tax_minor(cents.net)).all()
+    assert (np.sign(cents.amount) == np.sign(won.amount)).all()
+    assert (cents.amount[cents.usage == 0] == 100 * won.amount[won.usage == 0]).all()
+    assert np.mean(cents.amount[(cents.usage > 0) & (cents.net > 0)] % 100 != 0) > 0.9
 
 
 @pytest.mark.parametrize("half", ["tuning", "reporting"])
