@@ -9,13 +9,14 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import expectations
+from pipeline.core.declared import KINDS, DeclaredChange, is_within, left_out, lifting
 from pipeline.core.diagnosis import causes
 from pipeline.core.findings import SEVERITIES, expected_text, findings, told
 from pipeline.core.rule import Failure, Rule, cohort_name
@@ -33,7 +34,10 @@ TABLES = ("profile", "lags", "signals")
 
 RULE_KEYS = {"rule", "rank", "severity", "type", "kwargs", "description", "says", "unit", "confidence"}
 
-OPTIONAL_KEYS = {"shows"}
+OPTIONAL_KEYS = {"shows", "blocks", "lifted_by"}
+
+BLOCKS = ("cohort", "all")
+"""What a critical failure keeps back: the issuers that have it, or every charge."""
 
 UNITS = ("count", "share", "change", "points", "excess", "nats")
 
@@ -52,6 +56,10 @@ COUNTED = {
     "manifest_file_count": "files that a manifest names",
 }
 """What the columns that rules are judged by count, as "not judged" says it."""
+
+
+TableWithout = Callable[[str, Sequence[str]], Table]
+"""Given one of `TABLES` and cohorts (`plan:LTE-49`): that table, measured without the charges of these cohorts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ class Verdict:
     Attributes:
         decision: `hold` if anything critical failed, could not be measured, or went wrong.
         failures: every failure of every cohort, unfolded.
-        causes, findings, not_judged, rules: as in `core.verdict.Verification`.
+        causes, findings, not_judged, rules, declared: as in `core.verdict.Verification`.
     """
 
     decision: Decision
@@ -85,6 +93,7 @@ class Verdict:
     findings: list[Finding]
     not_judged: list[NotJudged]
     rules: Table
+    declared: Table
     _context: Any = field(repr=False, compare=False)
 
     @property
@@ -93,6 +102,11 @@ class Verdict:
         return sorted(
             {f.row["cohort"] for f in self.failures if f.cohort_kind == "issuer" and f.rule.severity == "critical"}
         )
+
+    @property
+    def blocks_all(self) -> bool:
+        """Whether something critical failed that keeps back every charge, wherever it lies, because its suite says so."""
+        return any(f.rule.severity == "critical" and f.rule.blocks == "all" for f in self.failures)
 
     @property
     def whole_run_only(self) -> bool:
@@ -119,7 +133,7 @@ def load_suites(folder: Path) -> Suites:
     for name, content in contents.items():
         measuring |= content.get("measuring", {})
         for entry in content["rules"]:
-            rule = _rule(entry, name, content["table"])
+            rule = _rule(entry, name, content["table"], content.get("blocks", "cohort"))
             if any(rule.name == other.name for other in rules):
                 raise UsageError(f"suite {name}, rule {rule.name}: another rule has this name; rename one")
             rules.append(rule)
@@ -143,39 +157,52 @@ def judge(
     billing_period: str,
     history: Sequence[str],
     currency: str,
+    declared: Sequence[DeclaredChange] = (),
+    without: TableWithout | None = None,
 ) -> Verdict:
     """Judge a profile and its lags.
 
+    A rule that a declared change lifts is asked of the declared cohort, where its failure is a note, and of all others as
+    they are without that cohort: so the change hides nothing beside it.
+
     Args:
         history: the earlier periods that the run was compared with; empty on the first run ever.
+        declared: approved changes; those for another period do nothing.
+        without: measures again; needed where a change is declared for part of the run.
 
     Raises:
         UsageError: a rule's expectation does not exist or does not take its arguments.
     """
+    changes = [change for change in declared if change.covers(billing_period)]
     failures = _incomplete(profile, lags, history)
     not_judged: list[NotJudged] = []
-    summary: Table = []
+    summary: dict[str, dict[str, Any]] = {}
+    seen = {row["signal"]: row for row in signals if row["cohort_kind"] == WHOLE_RUN}
     context = _Judging(suites.rules)
-    for name, table in (("profile", profile), ("lags", lags), ("signals", signals)):
+    for name, whole in (("profile", profile), ("lags", lags), ("signals", signals)):
         rules = [rule for rule in suites.rules if rule.table == name]
         if name != "profile" and not history:
             not_judged += [NotJudged(rule.name, WHOLE_RUN, "no earlier month to compare with") for rule in rules]
-            summary += [_summary(rule, 0, 0, 1) for rule in rules]
+            summary |= {rule.name: _summary(rule, 0, 0, 1) for rule in rules}
             continue
-        for rule, result in context.ask(name, rules, table):
-            failed, left_out, judged = _read(rule, result, table, history)
-            failures += failed
-            not_judged += left_out
-            summary.append(_summary(rule, judged, len(failed), len(left_out)))
+        for cohorts, group in _by_left_out(rules, changes).items():
+            table = whole if not cohorts or without is None else _beside(cohorts, whole, without(name, cohorts))
+            for rule, result in context.ask(name, group, table):
+                failed, left, judged = _read(rule, result, table, history)
+                failures += [_as_declared(failure, changes) for failure in failed]
+                not_judged += left
+                summary[rule.name] = _summary(rule, judged, len(failed), len(left))
+                seen |= {row["signal"]: row for row in table if _is_evidence(row, rule)}
     said = partial(told, billing_period=billing_period, currency=currency)
     held = any(failure.rule.severity == "critical" for failure in failures)
     return Verdict(
         "hold" if held else "release",
         tuple(failures),
-        causes(failures, said, signals, factors),
+        causes(failures, said, list(seen.values()), factors),
         findings(failures, billing_period=billing_period, currency=currency),
         not_judged,
-        summary,
+        [summary[rule.name] for name in TABLES for rule in suites.rules if rule.table == name],
+        [_applied(change, failures) for change in changes],
         context,
     )
 
@@ -215,11 +242,14 @@ class _Judging:
         self._context = gx.get_context(mode="ephemeral", project_config=config)
         self._source = self._context.data_sources.add_pandas("run")
         self._expectations = {rule.name: _expectation(rule) for rule in rules}
+        self._asked: Counter[str] = Counter()
 
     def ask(self, name: str, rules: Sequence[Rule], table: Table) -> list[tuple[Rule, Any]]:
         """Each rule with Great Expectations' result on `table`."""
         if not rules:
             return []
+        self._asked[name] += 1
+        name = name if self._asked[name] == 1 else f"{name}-{self._asked[name]}"
         # Object columns keep whole numbers whole and NULL None; pandas would make floats and NaN of them.
         columns = list(table[0]) if table else ["cohort_kind", "cohort"]
         frame = self._pandas.DataFrame(
@@ -260,12 +290,14 @@ def _read_suite(path: Path) -> dict[str, Any]:
         raise UsageError(f'suite {path.name}: "table" must be one of {", ".join(TABLES)}')
     if not isinstance(content.get("rules"), list):
         raise UsageError(f'suite {path.name}: "rules" must be a list')
+    if content.get("blocks", "cohort") not in BLOCKS:
+        raise UsageError(f'suite {path.name}: "blocks" is one of {", ".join(BLOCKS)}; not {content["blocks"]!r}')
     if not isinstance(content.get("measuring", {}), dict):
         raise UsageError(f'suite {path.name}: "measuring" must be an object')
     return content
 
 
-def _rule(entry: Any, suite: str, table: str) -> Rule:
+def _rule(entry: Any, suite: str, table: str, blocks: str) -> Rule:
     name = entry.get("rule") if isinstance(entry, dict) else entry
     where = f"suite {suite}, rule {name}"
     if not isinstance(entry, dict) or set(entry) - OPTIONAL_KEYS != RULE_KEYS:
@@ -275,6 +307,11 @@ def _rule(entry: Any, suite: str, table: str) -> Rule:
         raise UsageError(f"{where}: severity is one of {', '.join(SEVERITIES)}; not {entry['severity']!r}")
     if entry["unit"] not in UNITS:
         raise UsageError(f"{where}: unit is one of {', '.join(UNITS)}; not {entry['unit']!r}")
+    if entry.get("blocks", blocks) not in BLOCKS:
+        raise UsageError(f"{where}: blocks is one of {', '.join(BLOCKS)}; not {entry['blocks']!r}")
+    lifted_by = entry.get("lifted_by", [])
+    if not isinstance(lifted_by, list) or not set(lifted_by) <= set(KINDS):
+        raise UsageError(f"{where}: lifted_by lists kinds of declared changes, {', '.join(KINDS)}; not {lifted_by!r}")
     kwargs = entry["kwargs"]
     if not isinstance(kwargs, dict) or not isinstance(entry["rank"], int):
         raise UsageError(f"{where}: kwargs must be an object and rank a whole number")
@@ -286,8 +323,9 @@ def _rule(entry: Any, suite: str, table: str) -> Rule:
             raise UsageError(f"{where}: min_value {bounds[0]} is above max_value {bounds[1]}")
     texts = {key: entry[key] for key in ("severity", "type", "description", "says", "unit", "confidence")}
     return Rule(
-        name=name, suite=suite, table=table, rank=entry["rank"], kwargs=kwargs, shows=entry.get("shows"), **texts
-    )
+        name=name, suite=suite, table=table, rank=entry["rank"], kwargs=kwargs, shows=entry.get("shows"),
+        blocks=entry.get("blocks", blocks), lifted_by=tuple(lifted_by), **texts,
+    )  # fmt: skip
 
 
 def _expectation(rule: Rule) -> Any:
@@ -316,6 +354,39 @@ def _incomplete(profile: Table, lags: Table, history: Sequence[str]) -> list[Fai
     if missing := sorted(set(history) - compared):
         problems.append(f"the run was not compared with {', '.join(missing)}")
     return [Failure(PROFILE_COMPLETE, "unmeasured", {}, {}, problem) for problem in problems]
+
+
+def _by_left_out(rules: Iterable[Rule], changes: Sequence[DeclaredChange]) -> dict[tuple[str, ...], list[Rule]]:
+    """Rules by the cohorts that they are judged without."""
+    groups: dict[tuple[str, ...], list[Rule]] = {}
+    for rule in rules:
+        groups.setdefault(left_out(lifting(rule, changes)), []).append(rule)
+    return groups
+
+
+def _beside(cohorts: Sequence[str], whole: Table, rest: Table) -> Table:
+    """The declared cohorts and their parts as they are in the whole run, everything else as it is without them."""
+
+    def is_declared(row: dict[str, Any]) -> bool:
+        return any(is_within(cohort, row["cohort_kind"], row["cohort"]) for cohort in cohorts)
+
+    return [row for row in rest if not is_declared(row)] + [row for row in whole if is_declared(row)]
+
+
+def _as_declared(failure: Failure, changes: Sequence[DeclaredChange]) -> Failure:
+    """A failure that a declared change excuses is a note."""
+    for change in changes:
+        if change.excuses(failure):
+            return replace(failure, rule=replace(failure.rule, severity="info"), declared=change.told)
+    return failure
+
+
+def _applied(change: DeclaredChange, failures: Sequence[Failure]) -> dict[str, Any]:
+    return asdict(change) | {"lifted": sorted({f.rule.name for f in failures if f.declared == change.told})}
+
+
+def _is_evidence(row: dict[str, Any], rule: Rule) -> bool:
+    return row["cohort_kind"] == WHOLE_RUN and "signal" in row and row["signal"] == rule.kwargs.get("signal")
 
 
 def _read(rule: Rule, result: Any, table: Table, history: Sequence[str]) -> tuple[list[Failure], list[NotJudged], int]:

@@ -290,8 +290,8 @@ class Measurement(Protocol):
     def factors(self) -> Table:
         """What odd bills are of the bills before them: `kind, bills, lower, middle, upper`; empty without history."""
 
-    def without(self, issuers: Sequence[str]) -> AbstractContextManager[None]:
-        """Within the block, profile, lags and signals are those of the run without these issuer cohorts."""
+    def without(self, cohorts: Sequence[str]) -> AbstractContextManager[None]:
+        """Within the block, profile, lags and signals are those of the run without these cohorts, `<kind>:<value>`; blocks nest."""
 
     def amounts(self) -> Table:
         """`core.verdict.Charts.amounts`."""

@@ -117,13 +117,15 @@ class Measurement:
         return self._query("factors") if self._history else []
 
     @contextmanager
-    def without(self, issuers: Sequence[str]) -> Iterator[None]:
-        """Within this block, profile and lags are those of the run without these issuer cohorts."""
-        self._insert("left_out", [["issuer", issuer] for issuer in issuers])
+    def without(self, cohorts: Sequence[str]) -> Iterator[None]:
+        """Within this block, profile, lags and signals are those of the run without these cohorts, `<kind>:<value>`; blocks nest."""
+        outside = self._connection.execute("SELECT cohort_kind, cohort FROM left_out").fetchall()
+        self._insert("left_out", [cohort.split(":", 1) for cohort in cohorts])
         try:
             yield
         finally:
             self._connection.execute("DELETE FROM left_out")
+            self._insert("left_out", outside)
 
     def amounts(self) -> Table:
         """Bills by amount and month, as `core.verdict.Charts.amounts`."""
@@ -330,9 +332,9 @@ class Measurement:
 
     def _insert(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            # One statement: a statement per row costs more than the rows.
-            values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
-            self._connection.execute(f"INSERT INTO {name} VALUES {values}", [value for row in rows for value in row])
+            # One statement and a list per column: a statement per row, or a parameter per value, costs more than the rows.
+            columns = ", ".join(["unnest(?)"] * len(rows[0]))
+            self._connection.execute(f"INSERT INTO {name} SELECT {columns}", [list(c) for c in zip(*rows, strict=True)])
 
     def _query(self, name: str) -> Table:
         return self._rows(_sql(name))

@@ -26,6 +26,8 @@ class Rule:
         says: template of the finding's sentence; fields are the cohort's metrics and those of `findings`.
         confidence: how sure a failure is of being a real fault, in words.
         shows: the metric shown as observed, where it is not the one judged.
+        blocks: what a critical failure keeps back: every charge, or only the cohort where it lies.
+        lifted_by: kinds of declared changes (`core.declared`) that account for its failures.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Rule:
     unit: Unit
     confidence: str
     shows: str | None = None
+    blocks: Literal["all", "cohort"] = "cohort"
+    lifted_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Failure:
         row: the cohort's row of the judged table; empty where the table itself is at fault.
         judged_by_kind: how many cohorts of each kind the rule judged (against this earlier month, over lags).
         problem: what went wrong, where the kind is not `failed`.
+        declared: the declared change that excuses it, as it is told; empty where none does.
     """
 
     rule: Rule
@@ -57,6 +62,7 @@ class Failure:
     row: dict[str, Any]
     judged_by_kind: dict[str, int]
     problem: str = ""
+    declared: str = ""
 
     @property
     def cohort_kind(self) -> str:

@@ -6,7 +6,7 @@ are lists of dicts, so that this stays in the standard library; none holds a tok
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +155,7 @@ class Verification:
         charts, quarantine: for the report.
         data_docs: path of Great Expectations' page relative to the report's folder; None if not built.
         seconds: by stage: profile, judge, quarantine, ...
+        declared: the changes declared for this period: `core.declared.DeclaredChange`, and `lifted`: the rules whose failures they excused.
     """
 
     run_id: str
@@ -180,6 +181,7 @@ class Verification:
     quarantine: Quarantine
     data_docs: str | None
     seconds: dict[str, float]
+    declared: Table = field(default_factory=list)
 
     def to_json(self, report: str | None = None) -> dict[str, Any]:
         """What `verify --json` prints; `report` is the path of the page people read."""
@@ -191,6 +193,7 @@ class Verification:
             "causes": [asdict(cause) for cause in self.causes],
             "findings": [{name: getattr(finding, name) for name in public} for finding in self.findings],
             "not_judged": [asdict(item) for item in self.not_judged],
+            "declared": self.declared,
             "report": report,
             "seconds": self.seconds,
         }
@@ -210,13 +213,13 @@ class Verification:
         Raises:
             FileNotFoundError: nothing was saved there.
         """
-        stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        stored = {"declared": []} | json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         nested = {"causes": Cause, "findings": Finding, "not_judged": NotJudged, "history": HistoryUsed}
         for name, kind in nested.items():
             stored[name] = [kind(**item) for item in stored[name]]
         stored["charts"] = Charts(**stored["charts"])
         stored["quarantine"] = Quarantine(**stored["quarantine"])
-        return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        return cls(**{each.name: stored[each.name] for each in fields(cls)})
 
 
 FILE_NAME = "verification.json"

@@ -343,7 +343,17 @@ def test_the_verdict_can_be_read_back(history, tmp_path):
     verification = verified(land(tmp_path, "2023-09", charges), history, tmp_path / "report")
     assert Verification.load(tmp_path / "report") == verification
     public = verification.to_json(report="report.html")
-    assert set(public) == {"run_id", "decision", "releasable", "causes", "findings", "not_judged", "report", "seconds"}
+    assert set(public) == {
+        "run_id",
+        "decision",
+        "releasable",
+        "causes",
+        "findings",
+        "not_judged",
+        "declared",
+        "report",
+        "seconds",
+    }
     assert set(public["findings"][0]) == {"rule", "severity", "cohort", "observed", "expected", "explanation"}
     json.dumps(public, allow_nan=False)
     assert (tmp_path / "report" / verification.data_docs).is_file()
