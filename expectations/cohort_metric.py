@@ -14,6 +14,8 @@ from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 
+from pipeline.core.rule import cohort_name
+
 NAMED_COHORTS = 5
 """Failing cohorts that Data Docs names per rule; our own report names all."""
 
@@ -42,6 +44,7 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
         cohorts: kinds of cohort, such as `["run", "issuer"]`.
         judged_where: column -> least count.
         signal: the signal whose rows are asked, where the table has rows of several.
+        learned: cohort (`run` or `<kind>:<value>`) -> its own bounds instead, each a number or None.
     """
 
     column: str
@@ -50,10 +53,13 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
     cohorts: list[str]
     judged_where: dict[str, int] = {}  # noqa: RUF012  pydantic copies it
     signal: str | None = None
+    learned: dict[str, list[float | None]] = {}  # noqa: RUF012  pydantic copies it
 
     metric_dependencies: ClassVar[tuple[str, ...]] = ("table.cohorts",)
-    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where", "signal")
-    args_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "cohorts", "judged_where", "signal")
+    success_keys: ClassVar[tuple[str, ...]] = (
+        "column", "min_value", "max_value", "cohorts", "judged_where", "signal", "learned",
+    )  # fmt: skip
+    args_keys: ClassVar[tuple[str, ...]] = success_keys
 
     def _validate(self, metrics: dict, runtime_configuration: dict | None = None, execution_engine: Any = None) -> dict:
         table = metrics["table.cohorts"]
@@ -63,6 +69,7 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
         if self.signal is not None:
             wanted = wanted[wanted["signal"] == self.signal]
         judged, failed, unmeasured, too_small = [], [], [], []
+        learned = self._learned_bounds(wanted)
         # Only the columns that count: a record of every column for every rule would cost half of judging.
         columns = {name: wanted[name].tolist() for name in (self.column, *self.judged_where)}
         for place, position in enumerate(wanted.index):
@@ -76,7 +83,7 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
                 unmeasured.append([position, self.column])
             else:
                 judged.append(position)
-                if not self._within(row[self.column]):
+                if not _within(row[self.column], *learned.get(position, (self.min_value, self.max_value))):
                     failed.append(position)
         looked_at = len(judged) + len(unmeasured) + len(too_small)
         return {
@@ -94,11 +101,21 @@ class ExpectCohortMetricToBeBetween(BatchExpectation):
                 return column
         return None
 
-    def _within(self, value: float) -> bool:
-        # NaN compares false with every bound, so it is never within.
-        above = self.min_value is None or value >= self.min_value
-        below = self.max_value is None or value <= self.max_value
-        return above and below
+    def _learned_bounds(self, table: pd.DataFrame) -> dict[int, list[float | None]]:
+        """Position -> bounds, of the cohorts that have their own."""
+        if not self.learned:
+            return {}
+        names = map(cohort_name, table[["cohort_kind", "cohort"]].to_dict("records"))
+        return {
+            position: self.learned[name]
+            for position, name in zip(table.index, names, strict=True)
+            if name in self.learned
+        }
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    # NaN compares false with every bound, so it is never within.
+    return (low is None or value >= low) and (high is None or value <= high)
 
 
 def _named(table: pd.DataFrame, positions: list[int]) -> str:

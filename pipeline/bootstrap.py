@@ -110,7 +110,7 @@ class Makegood(Remediation):
             run,
             history,
             engine=DuckDBEngine(),
-            suites=load_suites(self.settings.suites),
+            suites=load_suites(self.settings.suites, self.settings.learned),
             report_dir=folder,
             as_of=self.as_of,
             progress=self.progress,

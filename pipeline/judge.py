@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import expectations
+from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.calibration import Learned
 from pipeline.core.declared import KINDS, DeclaredChange, is_within, left_out, lifting
 from pipeline.core.diagnosis import causes
 from pipeline.core.findings import SEVERITIES, expected_text, findings, told
@@ -40,6 +42,8 @@ BLOCKS = ("cohort", "all")
 """What a critical failure keeps back: the issuers that have it, or every charge."""
 
 UNITS = ("count", "share", "change", "points", "excess", "nats")
+
+OUTDATED = "its threshold was changed after bounds were learned for it, so they are not used; `makegood calibrate` learns them anew"
 
 COUNTED = {
     "row_count": "charges",
@@ -69,12 +73,31 @@ class Suites:
     Attributes:
         measuring: parameters of the measurement, by name (`MEASURING`).
         rules: in the order of the files.
-        digest: SHA-256 over the canonical JSON of all suites and the versions of the rule classes.
+        digest: SHA-256 over the canonical JSON of all suites, what was learned, and the versions of the rule classes.
+        learned: bounds learned from past months, which `of_period` puts in force; or None.
     """
 
     measuring: dict[str, Any]
     rules: tuple[Rule, ...]
     digest: str
+    learned: Learned | None = None
+
+    def of_period(self, billing_period: str) -> "Suites":
+        """These suites with the bounds that were learned for the period's calendar month."""
+        if self.learned is None:
+            return self
+        month = BillingPeriod.parse(billing_period).month
+        ranges = {rule.name: self.learned.ranges(rule.name, month) for rule in self.rules if not self.is_outdated(rule)}
+        rules = (
+            replace(rule, kwargs=rule.kwargs | {"learned": ranges[rule.name]}) if ranges.get(rule.name) else rule
+            for rule in self.rules
+        )
+        return replace(self, measuring=self.measuring | {"learned": self.learned.shares(month)}, rules=tuple(rules))
+
+    def is_outdated(self, rule: Rule) -> bool:
+        """Whether the rule's bounds are others than when some were learned for it: then what the analyst wrote counts."""
+        known = self.learned.defaults.get(rule.name) if self.learned else None
+        return known is not None and known != (rule.kwargs.get("min_value"), rule.kwargs.get("max_value"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +141,8 @@ class Verdict:
         )
 
 
-def load_suites(folder: Path) -> Suites:
-    """Read every `*.json` below `folder`.
+def load_suites(folder: Path, learned_file: Path | None = None) -> Suites:
+    """Read every `*.json` below `folder`, and what was learned from past months if `learned_file` is there.
 
     Raises:
         UsageError: a file, a rule or a parameter is not as it must be; the message names it.
@@ -141,10 +164,27 @@ def load_suites(folder: Path) -> Suites:
         raise UsageError(f'no suite in {folder} sets {", ".join(missing)} under "measuring"')
     if "other" not in measuring["amount_limit_minor"]:
         raise UsageError(f'the suites in {folder} set amount_limit_minor without "other", for currencies not named')
-    canonical = json.dumps(
-        {"suites": contents, "rule_classes": expectations.RULE_CLASS_VERSIONS}, sort_keys=True, separators=(",", ":")
-    )
-    return Suites(measuring, tuple(rules), hashlib.sha256(canonical.encode()).hexdigest())
+    content = {"suites": contents, "rule_classes": expectations.RULE_CLASS_VERSIONS}
+    learned = None
+    if learned_file is not None and learned_file.exists():
+        learned = read_learned(learned_file)
+        content["learned"] = learned.to_json()
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return Suites(measuring, tuple(rules), hashlib.sha256(canonical.encode()).hexdigest(), learned)
+
+
+def read_learned(path: Path) -> Learned:
+    """Read a proposal of learned bounds, or those in force.
+
+    Raises:
+        UsageError: it cannot be read, or is not as `makegood calibrate` wrote it.
+    """
+    try:
+        return Learned.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: no learned bounds: {error}; `makegood calibrate --out FILE` makes them anew"
+        ) from None
 
 
 def judge(
@@ -175,7 +215,7 @@ def judge(
     """
     changes = [change for change in declared if change.covers(billing_period)]
     failures = _incomplete(profile, lags, history)
-    not_judged: list[NotJudged] = []
+    not_judged = [NotJudged(rule.name, WHOLE_RUN, OUTDATED) for rule in suites.rules if suites.is_outdated(rule)]
     summary: dict[str, dict[str, Any]] = {}
     seen = {row["signal"]: row for row in signals if row["cohort_kind"] == WHOLE_RUN}
     context = _Judging(suites.rules)
@@ -407,7 +447,7 @@ def _read(rule: Rule, result: Any, table: Table, history: Sequence[str]) -> tupl
     def failure(kind: str, position: int, problem: str = "") -> Failure:
         row = table[position]
         judged = dict(by_kind.get(row.get("lag"), {}))
-        return Failure(rule if kind == "failed" else _as_critical(rule), kind, row, judged, problem)
+        return Failure(rule.asked_of(row) if kind == "failed" else _as_critical(rule), kind, row, judged, problem)
 
     failures = [failure("failed", position) for position in details["failed"]]
     failures += [failure("unmeasured", position, f"{column} is NULL") for position, column in details["unmeasured"]]

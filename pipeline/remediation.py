@@ -453,7 +453,8 @@ class Remediation(Installation):
             history = [HistoryPeriod(m["billing_period"], m["run_id"], self._landed(m["run_id"]).path, m["standing"])
                        for m in case["history"]]  # fmt: skip
             verification = verify_stage.verify(
-                self._landed(case["wrong_run"]), history, engine=DuckDBEngine(), suites=load_suites(self.settings.suites),
+                self._landed(case["wrong_run"]), history, engine=DuckDBEngine(),
+                suites=load_suites(self.settings.suites, self.settings.learned),
                 report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of, progress=self.progress,
             )  # fmt: skip
             cases.append({"incident_id": case["incident_id"], "run_id": case["wrong_run"], "decision": verification.decision,

@@ -69,6 +69,11 @@ class Settings:
         return self.home / "reports"
 
     @property
+    def learned(self) -> Path:
+        """Bounds learned from this installation's own months, beside its data: suites may be shared, its past may not."""
+        return self.home / "suites" / "learned.json"
+
+    @property
     def acquirer(self) -> Path:
         return self.home / "acquirer"
 

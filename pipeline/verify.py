@@ -66,6 +66,7 @@ def verify(
     if as_of.tzinfo is None:
         raise UsageError("as_of needs a time zone, such as 2023-09-12T02:00+09:00")
     used = sorted(history, key=lambda month: month.billing_period, reverse=True)[:HISTORY_LIMIT]
+    suites = suites.of_period(run.billing_period)
     report_dir.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     with clock.stage("imports"):

@@ -75,7 +75,8 @@ class DuckDBEngine:
 
         Args:
             parameters: what the suites fix for measuring: `tax_basis_points`, `moved_percent`,
-                `comparable_minimum`, `normal_share_ceiling`, `amount_limit_minor` by currency.
+                `comparable_minimum`, `normal_share_ceiling`, `amount_limit_minor` by currency; and `learned`, where signals' shares
+                were: `cohort_kind, cohort, signal, lowest, highest`.
 
         Raises:
             FatalError: a partition is missing or is no landed run.
@@ -170,7 +171,11 @@ class Measurement:
             "signal VARCHAR, slack DOUBLE, normal_share DOUBLE",
             [(name, given["slack"], given.get("normal_share")) for name, given in parameters["signals"].items()],
         )
-        self._table("learned", "cohort_kind VARCHAR, cohort VARCHAR, signal VARCHAR, lowest DOUBLE, highest DOUBLE", [])
+        self._table(
+            "learned",
+            "cohort_kind VARCHAR, cohort VARCHAR, signal VARCHAR, lowest DOUBLE, highest DOUBLE",
+            parameters.get("learned", ()),
+        )
         self._table("known_payment_methods", "payment_method VARCHAR", [[method] for method in PAYMENT_METHODS])
         self._table("known_currencies", "currency VARCHAR", [[currency] for currency in MINOR_UNIT_EXPONENT])
         self._lay_out_history()

@@ -50,7 +50,15 @@ def told(failure: Failure, *, billing_period: str, currency: str) -> str:
 
 
 def expected_text(rule: Rule) -> str:
-    """The bounds of a rule as a person reads them."""
+    """The bounds of a rule as a person reads them, and whether they were learned."""
+    text = _bounds_text(rule)
+    learned = len(rule.kwargs.get("learned", {}))
+    if rule.is_learned:
+        return f"{text}, learned from past months"
+    return f"{text}; for {learned} cohorts as learned from past months" if learned else text
+
+
+def _bounds_text(rule: Rule) -> str:
     low, high = rule.kwargs.get("min_value"), rule.kwargs.get("max_value")
     if rule.unit == "nats":
         return "no more than is normal" if rule.kwargs.get("column") != "deficit" else "no fewer than is normal"

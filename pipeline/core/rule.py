@@ -3,7 +3,7 @@
 Belongs here: the shapes between the judge, who fills them, and `findings`, which puts them into words.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.core.verdict import WHOLE_RUN, Severity
@@ -26,6 +26,7 @@ class Rule:
         says: template of the finding's sentence; fields are the cohort's metrics and those of `findings`.
         confidence: how sure a failure is of being a real fault, in words.
         shows: the metric shown as observed, where it is not the one judged.
+        is_learned: whether its bounds are those learned for one cohort (`asked_of`).
         blocks: what a critical failure keeps back: every charge, or only the cohort where it lies.
         lifted_by: kinds of declared changes (`core.declared`) that account for its failures.
     """
@@ -42,8 +43,17 @@ class Rule:
     unit: Unit
     confidence: str
     shows: str | None = None
+    is_learned: bool = False
     blocks: Literal["all", "cohort"] = "cohort"
     lifted_by: tuple[str, ...] = ()
+
+    def asked_of(self, row: dict[str, Any]) -> "Rule":
+        """The rule as a cohort is asked: within the bounds learned for that cohort, if there are any."""
+        learned = self.kwargs.get("learned", {}).get(cohort_name(row))
+        if learned is None:
+            return self
+        low, high = learned
+        return replace(self, kwargs=self.kwargs | {"min_value": low, "max_value": high}, is_learned=True)
 
 
 @dataclass(frozen=True, slots=True)
