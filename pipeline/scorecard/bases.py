@@ -30,7 +30,7 @@ from pipeline.ports import LandedRun, no_progress
 Half = Literal["tuning", "reporting"]
 
 BASES_PER_HALF = 28
-"""Of twelve judged months each: more than 300 clean months a half, those of a price change not counted."""
+"""Of twelve judged months each: more than 300 right months a half, those of a declared price change not counted."""
 
 CUSTOMERS, MONTHS = 20_000, 13
 
@@ -45,7 +45,7 @@ SEASONS = (
 """Usage in January ... December, in percent."""
 
 PRICE_CHANGE_EVERY = 5
-"""Every so many bases there is one whose fees rise in one of its months."""
+"""Every so many bases, and the first, there is one whose fees rise in one of its months."""
 
 IN_CENTS_EVERY, FAULT_PLACE_IN_CENTS = 7, 3
 """Every so many bases one is billed to the cent, in another currency; one of the first three is, which get every fault."""
@@ -101,7 +101,7 @@ def _base(seed: int, place: int) -> Base:
     strength = chance.uniform(0.5, 1.25)
     season = tuple(round(100 + strength * (month - 100)) for month in SEASONS[place % len(SEASONS)])
     first = BillingPeriod(2021, 1).plus(chance.randrange(24))
-    change = first.plus(chance.randrange(2, MONTHS)) if place % PRICE_CHANGE_EVERY == 0 else None
+    change = first.plus(chance.randrange(2, MONTHS)) if place % PRICE_CHANGE_EVERY == 1 else None
     behaviour = Behaviour(
         flat_share=FLAT_SHARES[place % len(FLAT_SHARES)],
         monthly_churn=_between(chance, 0.002, 0.05),

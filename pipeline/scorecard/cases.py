@@ -62,7 +62,7 @@ class Case:
     """One month to judge.
 
     Attributes:
-        kind: `clean`, `fault`, or `price change`: a right month in which fees rise.
+        kind: `clean`, `fault`, or `price change`: a right month in which fees rise, as was declared ahead.
         size: share of customers hit, or `SMALL_ISSUER`; None for a right month.
     """
 

@@ -111,8 +111,8 @@ def _how_measured(result: Mapping[str, Any]) -> str:
   issuer alone. Each is landed, measured and judged as a nightly run is.
 - **Right months**: the sample's, and every month but the first of {result["base_count"]} made-up bases: with 1 to
   {MONTHS - 1} months before it, 0.2 to 5 % joiners and leavers, 0.1 to 2 % changes of plan, four kinds of season with
-  strong holidays among them, waived and credited bills, fees that rose, two currencies, files in another order each
-  month, and files that came on two nights - the month was waited for.
+  strong holidays among them, waived and credited bills, fees that rose as was declared ahead, bills to the won and to
+  the cent, files in another order each month, and files that came on two nights - the month was waited for.
 - **Two halves**: even seeds, and the settings drawn by them, are for tuning; odd ones for reporting. This is the
   {result["half"]} half.
 - **Beside it**: a plain Great Expectations suite over the rows (`expectations/plain_suite.py`: columns, keys, sets,
@@ -248,8 +248,8 @@ def _size_name(size: float | str) -> str:
 
 
 def _of_ours(clean: Table) -> tuple[int, int]:
-    """Months held and judged by the gate, those of an undeclared price change not counted."""
-    rows = [row for row in clean if row["contender"] == GATE and row["group"] != "price change"]
+    """Months held and judged by the gate."""
+    rows = [row for row in clean if row["contender"] == GATE]
     return sum(row["held"] for row in rows), sum(row["months"] for row in rows)
 
 

@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.sources import open_source
+from pipeline.core.declared import DeclaredChange
 from pipeline.core.rule import cohort_name
 from pipeline.core.verdict import WHOLE_RUN, Table
 from pipeline.errors import UnreadableInput, UsageError
@@ -26,7 +27,7 @@ from pipeline.ports import HistoryPeriod, LandedRun
 from pipeline.scorecard.baselines import BASELINES
 from pipeline.scorecard.bases import LandedSource, land, make
 from pipeline.scorecard.cases import SMALL_ISSUER, Case, Tried
-from pipeline.verify import tables_of
+from pipeline.verify import table_without, tables_of
 
 GATE = "makegood"
 CONTENDERS = (GATE, *BASELINES)
@@ -120,21 +121,25 @@ class Trials:
         except UnreadableInput as refused:
             return [Row(**blank, contender=name, held=True, rules=[f"refused: {refused}"]) for name in contenders]
         facts = blank | {"history": len(earlier), "affected": affected, "charges": run.row_count}
-        rows = [self._said(name, run, earlier, facts) for name in contenders]
+        declared = declared_price_change(case)
+        rows = [self._said(name, run, earlier, facts, declared) for name in contenders]
         shutil.rmtree(folder, ignore_errors=True)
         for row in rows:
             row.seconds = round(time.perf_counter() - began, 3)
         return rows
 
-    def judge(self, run: LandedRun, earlier: Sequence[LandedRun]) -> tuple[Verdict, Table]:
+    def judge(
+        self, run: LandedRun, earlier: Sequence[LandedRun], declared: Sequence[DeclaredChange] = ()
+    ) -> tuple[Verdict, Table]:
         """The gate's verdict on a landed month beside earlier ones, the latest first; and its table of repeats."""
+        suites = self._suites.of_period(run.billing_period)
         history = [HistoryPeriod(month.billing_period, month.run_id, month.path, "released") for month in earlier]
-        with self._engine.measure(run, history, self._suites.measuring) as measured:
-            tables, currency = tables_of(measured), measured.currency
-        verdict = judge(
-            *tables, self._suites, billing_period=run.billing_period,
-            history=[month.billing_period for month in history], currency=currency,
-        )  # fmt: skip
+        with self._engine.measure(run, history, suites.measuring) as measured:
+            tables = tables_of(measured)
+            verdict = judge(
+                *tables, suites, billing_period=run.billing_period, history=[month.billing_period for month in history],
+                currency=measured.currency, declared=declared, without=partial(table_without, measured),
+            )  # fmt: skip
         return verdict, tables[1]
 
     def _land(self, source: Tried) -> LandedSource:
@@ -160,13 +165,20 @@ class Trials:
             earlier = tuple(reversed(runs))
         return run, earlier, injected.affected
 
-    def _said(self, name: str, run: LandedRun, earlier: tuple[LandedRun, ...], facts: dict[str, Any]) -> Row:
+    def _said(
+        self,
+        name: str,
+        run: LandedRun,
+        earlier: Sequence[LandedRun],
+        facts: dict[str, Any],
+        declared: Sequence[DeclaredChange],
+    ) -> Row:
         began = time.process_time()
         row = Row(**facts, contender=name)
         if name != GATE:
             row.held = BASELINES[name](run, earlier)
         else:
-            verdict, lags = self.judge(run, earlier)
+            verdict, lags = self.judge(run, earlier, declared)
             row.held = verdict.decision == "hold"
             row.causes = [cause.name for cause in verdict.causes]
             critical = [finding for finding in verdict.findings if finding.severity == "critical"]
@@ -174,6 +186,19 @@ class Trials:
             row.natural_repeats = _most_repeats(lags) if row.fault is None else None
         row.cpu_seconds = round(time.process_time() - began, 3)
         return row
+
+
+def declared_price_change(case: Case) -> tuple[DeclaredChange, ...]:
+    """What was declared ahead of the case's month: the price change that its made-up source has then."""
+    behaviour = case.source.base and case.source.base.behaviour
+    if behaviour is None or behaviour.price_change_period != case.period:
+        return ()
+    cohorts = [f"plan:{plan}" for plan in behaviour.price_change_plans] or [WHOLE_RUN]
+    month, percent = str(case.period), float(behaviour.price_change_percent)
+    return tuple(
+        DeclaredChange("price_change", cohort, month, month, percent=percent, reason="dearer plans")
+        for cohort in cohorts
+    )
 
 
 def injected_month(case: Case, source: Path, out: Path) -> Injected:

@@ -87,6 +87,16 @@ def test_right_months_of_every_kind_are_released(trials: Trials, place: int):
     assert [(row.case, row.rules) for row in rows if row.held] == []
 
 
+def test_a_price_change_is_released_where_it_was_declared_and_held_where_it_was_not(trials: Trials):
+    source = made_up(_base("dearer", price_change_period=FIRST.plus(MONTHS - 1), price_change_percent=6))
+    (case,) = (case for case in clean(source) if case.kind == "price change")
+    (row,) = trials.row(case, [GATE])
+    assert not row.held, row.rules
+    landed = trials.landed(source)
+    verdict, _ = trials.judge(landed.of(str(case.period)), landed.before(str(case.period)))
+    assert verdict.decision == "hold"
+
+
 def test_the_samples_months_are_released(trials: Trials):
     rows = _tried(
         trials, (case for case in cases(Asked(quick=True), SAMPLE) if case.key.startswith("sample") and not case.fault)
