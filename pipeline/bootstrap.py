@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline import calibrate as calibrate_stage
 from pipeline import extract as extract_stage
 from pipeline import release as release_stage
 from pipeline import report as report_stage
@@ -32,6 +33,9 @@ from pipeline.settings import Settings
 
 HISTORY_MONTHS = 12
 """Earlier periods a run is compared with: a full year shows every yearly tariff once."""
+
+CALIBRATION_MONTHS = 36
+"""Latest months that a calibration looks at: three of each calendar month; what was normal before is not any more."""
 
 FINDINGS_SHOWN = 5
 """Findings that a person who decides sees at once; the report has them all."""
@@ -85,13 +89,9 @@ class Makegood(Remediation):
     def _history_of(
         self, month: BillingPeriod, source: str, query: str | None, on_offer: set[BillingPeriod]
     ) -> HistoryPeriod | None:
-        for found, standing in (
-            (self.register.corrected_run(str(month)), "corrected"),
-            (self.register.released_run(str(month)), "released"),
-        ):
-            if found is not None:
-                run = self._landed(found)
-                return HistoryPeriod(str(month), run.run_id, run.path, standing)
+        accepted = self._accepted(month)
+        if accepted is not None:
+            return HistoryPeriod(str(month), accepted.run.run_id, accepted.run.path, accepted.standing)
         held = self.register.held_runs(str(month))
         candidates = self.lake.runs(str(month))
         if month in on_offer or query is not None:
@@ -99,6 +99,16 @@ class Makegood(Remediation):
             candidates = [*candidates, *([landed] if landed else [])]
         usable = [run for run in candidates if run.run_id not in held and run.row_count]
         return HistoryPeriod(str(month), usable[-1].run_id, usable[-1].path, "unverified") if usable else None
+
+    def _accepted(self, month: BillingPeriod) -> calibrate_stage.AcceptedMonth | None:
+        """What corrected the month, else what was released of it."""
+        for found, standing in (
+            (self.register.corrected_run(str(month)), "corrected"),
+            (self.register.released_run(str(month)), "released"),
+        ):
+            if found is not None:
+                return calibrate_stage.AcceptedMonth(self._landed(found), standing)
+        return None
 
     def verify(self, run_id: str, source: str, *, query: str | None = None) -> Judged:
         """Judge a landed run against its history and write its report."""
@@ -125,6 +135,53 @@ class Makegood(Remediation):
             report=str((folder / REPORT_NAME).relative_to(self.settings.home)),
         )
         return Judged(run, verification, self.render(run.run_id))
+
+    # -- calibrate ----------------------------------------------------------------------------------------------
+
+    def calibrate(
+        self, source: str | None, *, out: Path | None = None, left_out: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
+        """What the accepted months - and those of `source`, unverified - would teach the gate; changes nothing.
+
+        Args:
+            out: where to write the proposal.
+            left_out: billing periods whose critical findings were real faults.
+        """
+        on_offer = set(self.periods(source)) if source else set()
+        known = on_offer | {BillingPeriod.parse(label) for label in self.register.periods()}
+        months = []
+        for period in sorted(known)[-CALIBRATION_MONTHS:]:
+            month = self._accepted(period)
+            if month is None and period in on_offer:
+                found = self._history_of(period, source, None, on_offer)
+                month = calibrate_stage.AcceptedMonth(self._landed(found.run_id), found.standing) if found else None
+            months += [month] if month is not None else []
+        proposal = calibrate_stage.propose(
+            months,
+            engine=DuckDBEngine(),
+            suites=load_suites(self.settings.suites, self.settings.learned),
+            made_at=self.as_of,
+            left_out=left_out,
+            progress=self.progress,
+        )
+        file = str(calibrate_stage.write(proposal, out)) if out else None
+        return proposal.to_json() | {"file": file}
+
+    def apply_calibration(self, proposal: Path) -> dict[str, Any]:
+        """Put a proposal in force in the name of the person whose login the settings carry; returns what is in force."""
+        suites = load_suites(self.settings.suites, self.settings.learned)
+        found = calibrate_stage.require_fitting(proposal, suites)
+        with self.register.acting(
+            "calibrate", found.digest[:12], self.settings.login, self.settings.password
+        ) as person:
+            file = calibrate_stage.install(found, self.settings.learned, by=person, at=self.as_of)
+        in_force = load_suites(self.settings.suites, self.settings.learned)
+        return {
+            "file": str(file),
+            "applied": in_force.learned.applied,
+            "bounds_count": len(in_force.learned.bounds),
+            "suite_digest": in_force.digest,
+        }
 
     # -- report and decide --------------------------------------------------------------------------------------
 

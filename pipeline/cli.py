@@ -1,8 +1,8 @@
 """`makegood`: the command line, one small function per command.
 
 Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files (`cli_generate`),
-the scorecard (`cli_scorecard`), or any work - that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one
-JSON object goes to standard output, also when the command fails.
+calibration (`cli_calibrate`), the scorecard (`cli_scorecard`), or any work - that is `bootstrap.Makegood`. Progress goes to standard
+error; with `--json` exactly one JSON object goes to standard output, also when the command fails.
 """
 
 import argparse
@@ -193,7 +193,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{EXIT_CODES}\nenvironment: MAKEGOOD_HOME (default: data/ here), MAKEGOOD_DATABASE_URL, MAKEGOOD_LOGIN, MAKEGOOD_PASSWORD",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    from pipeline import cli_control, cli_generate, cli_incident, cli_scorecard  # they take their tools from here
+    # they take their tools from here
+    from pipeline import cli_calibrate, cli_control, cli_generate, cli_incident, cli_scorecard
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -204,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_control.add_commands(commands)
     cli_control.add_replay(commands)
     cli_generate.add_commands(commands)
+    cli_calibrate.add_commands(commands)
     cli_scorecard.add_commands(commands)
     _add_administration(commands)
     return parser

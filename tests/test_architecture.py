@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 VERBS = {
     "extract", "verify", "release", "report", "assess", "plan", "approve", "cancel", "refund", "rebill", "reconcile", "notify",
-    "incident", "close", "lookup",
+    "incident", "close", "lookup", "calibrate",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -44,6 +44,7 @@ EVERYTHING = {
     "cli_incident",
     "cli_control",
     "cli_generate",
+    "cli_calibrate",
     "cli_scorecard",
     "scorecard",
     "__main__",

@@ -5,7 +5,8 @@ entries (`ledger`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -275,6 +276,28 @@ class Register:
                 " ORDER BY v.verified_at DESC LIMIT %s",
                 (limit,),
             ).fetchall()
+
+    def periods(self) -> list[str]:
+        """Billing periods of which a run has landed, earliest first."""
+        with self._server.connect() as connection:
+            return [
+                row[0] for row in connection.execute("SELECT DISTINCT billing_period FROM run ORDER BY billing_period")
+            ]
+
+    @contextmanager
+    def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
+        """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.
+
+        Raises:
+            UsageError: no login, or a wrong password.
+        """
+        if login is None:
+            raise UsageError(
+                "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
+        with self._server.connect(login, password) as connection:
+            append_audit(connection, action, subject, {})
+            yield login
 
     def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
         """Append to the audit log as the service login."""

@@ -38,7 +38,7 @@ PRIOR_WEIGHT = 500
 SIGNAL_BASE_NEEDED = 200
 """Bills a cohort must have in a usual month for a share of its own; smaller ones the gate draws to the whole run by itself."""
 
-FLOORS: Mapping[Unit, float] = {"change": 0.05, "points": 0.02, "excess": 0.03, "share": 0.01}
+FLOORS: Mapping[Unit, float] = {"change": 0.05, "points": 0.02, "excess": 0.03, "share": 0.02}
 """A bound is never nearer to the middle: a month this far from usual is worth nobody's night, however steady the past."""
 
 Subject = Literal["rule", "signal"]
@@ -217,7 +217,16 @@ def _of_rule(own: Months, whole: Months, default: Default) -> tuple[float | None
         high = middle + half if len(own) >= YEAR else max(middle + half, (middle + half + default.high) / 2)
         high = max(min(high, max(default.high, max(values))), middle + floor)
     low, high = _short(low), _short(high)
-    return low, high, _seasons(own, low, high, max(floor, half / 2))
+    # A calendar month that went over halfway to its bound a year before gets the whole width around that.
+    far = {month: value for month, value in _a_year_before(own).items() if abs(value - middle) > half / 2}
+    in_month = {
+        month: (
+            None if low is None else min(low, max(value - half, min(default.low, value))),
+            None if high is None else max(high, min(value + half, max(default.high, value))),
+        )
+        for month, value in far.items()
+    }
+    return low, high, _wider(in_month, low, high)
 
 
 def _of_signal(own: Months, whole: Months) -> tuple[float, float, dict[str, Range]]:
@@ -233,7 +242,8 @@ def _of_signal(own: Months, whole: Months) -> tuple[float, float, dict[str, Rang
     spread = max(_deviation(shares), (max(middle, 1 / size) / size) ** 0.5)
     low = _short(max(min(shares), middle - SPREADS * spread, 0.0))
     high = _short(min(max(shares), middle + SPREADS * spread))
-    return low, high, _seasons(drawn, low, high, 0.0)
+    in_month = {month: (min(low, value), max(high, value)) for month, value in _a_year_before(drawn).items()}
+    return low, high, _wider(in_month, low, high)
 
 
 def _drawn(own: Months, whole: Months) -> tuple[float, float]:
@@ -250,20 +260,15 @@ def _drawn(own: Months, whole: Months) -> tuple[float, float]:
     return weight * median(values) + (1 - weight) * median(of_run), spread
 
 
-def _seasons(own: Months, low: float | None, high: float | None, margin: float) -> dict[str, Range]:
-    """Bounds of the calendar months that went further a year before, by at least what a year's difference (`margin`) needs."""
-    if len(own) < YEAR:
-        return {}
-    latest = {BillingPeriod.parse(period).month: own[period][0] for period in sorted(own)}
-    found = {}
-    for month, value in sorted(latest.items()):
-        wider = (
-            None if low is None else _short(min(low, value - margin)),
-            None if high is None else _short(max(high, value + margin)),
-        )
-        if wider != (low, high):
-            found[str(month)] = wider
-    return found
+def _a_year_before(own: Months) -> dict[int, float]:
+    """Calendar month -> its value when it was last seen; empty where there is not a year of months."""
+    return {BillingPeriod.parse(period).month: own[period][0] for period in sorted(own)} if len(own) >= YEAR else {}
+
+
+def _wider(in_month: Mapping[int, Range], low: float | None, high: float | None) -> dict[str, Range]:
+    """The calendar months whose bounds are not the usual ones, as JSON can key them."""
+    found = {str(month): (_short(lower), _short(upper)) for month, (lower, upper) in sorted(in_month.items())}
+    return {month: bounds for month, bounds in found.items() if bounds != (low, high)}
 
 
 def _deviation(values: list[float]) -> float:
