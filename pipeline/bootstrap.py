@@ -23,8 +23,10 @@ from pipeline.adapters.incidents import Incident
 from pipeline.adapters.runs import history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.declared import declared_digest
 from pipeline.core.money import format_minor
 from pipeline.core.verdict import PEOPLE_NEEDED, Verification
+from pipeline.declarations import Declarations
 from pipeline.errors import GateClosed, OutsideWindow, UsageError
 from pipeline.judge import load_suites
 from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
@@ -50,7 +52,7 @@ class Judged:
     report: Path
 
 
-class Makegood(Remediation):
+class Makegood(Remediation, Declarations):
     """One installation with every stage: extract to release here, an incident in `Remediation`."""
 
     # -- extract and verify -------------------------------------------------------------------------------------
@@ -111,9 +113,10 @@ class Makegood(Remediation):
         return None
 
     def verify(self, run_id: str, source: str, *, query: str | None = None) -> Judged:
-        """Judge a landed run against its history and write its report."""
+        """Judge a landed run against its history, under the changes declared for its period, and write its report."""
         run = self._landed(run_id)
         history = self.history(run, source, query=query)
+        declared = self.changes.in_force(run.billing_period)
         folder = self.settings.reports / run.run_id
         folder.mkdir(parents=True, exist_ok=True)
         verification = verify_stage.verify(
@@ -123,12 +126,14 @@ class Makegood(Remediation):
             suites=load_suites(self.settings.suites, self.settings.learned),
             report_dir=folder,
             as_of=self.as_of,
+            declared=declared,
             progress=self.progress,
         )
         self.register.record_verification(
             run.run_id,
             suite_digest=verification.suite_digest,
             history_digest=history_digest([month.run_id for month in history]),
+            declared_digest=declared_digest(declared),
             decision=verification.decision,
             findings=[asdict(finding) for finding in verification.findings],
             not_judged=[asdict(item) for item in verification.not_judged],
@@ -200,6 +205,7 @@ class Makegood(Remediation):
             folder / REPORT_NAME,
             reviews=self.register.reviews(run_id),
             decisions=[asdict(decision) for decision in standing.decisions],
+            finding_decisions=[asdict(decision) for decision in self.finding_decisions.of_run(run_id)],
             outcome=tally.to_json() if sent else None,
         )
         report_stage.write_index(self.settings.reports, self.register.recent())
@@ -239,6 +245,14 @@ class Makegood(Remediation):
         """Mark the run's report as reviewed by a user whom Airflow authenticated; returns the report's path."""
         self.register.review_for_airflow_user(run_id, comment=comment, user=user)
         return self.render(run_id)
+
+    def decide_finding(self, run_id: str, *, kind: str, rule: str, cohort: str | None, reason: str) -> dict[str, Any]:
+        """Say of a run's finding that it was a real fault (`accept`) or a false alarm (`reject`), as the person whose login the
+        settings carry; returns what was recorded, with the report that now shows it."""
+        said = self.finding_decisions.decide(
+            run_id, kind=kind, rule=rule, cohort=cohort, reason=reason, login=self.settings.login, password=self.settings.password
+        )  # fmt: skip
+        return asdict(said) | {"report": str(self.render(run_id))}
 
     def at_stake(self, run_id: str) -> dict[str, Any]:
         """What a person who decides on a run has to see: counts, amounts and findings; no customer.

@@ -1,8 +1,9 @@
 """`makegood`: the command line, one small function per command.
 
 Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files (`cli_generate`),
-calibration (`cli_calibrate`), the scorecard (`cli_scorecard`), or any work - that is `bootstrap.Makegood`. Progress goes to standard
-error; with `--json` exactly one JSON object goes to standard output, also when the command fails.
+calibration (`cli_calibrate`), the scorecard (`cli_scorecard`), what people tell the gate (`cli_gate`), or any work -
+that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one JSON object goes to standard output, also
+when the command fails.
 """
 
 import argparse
@@ -128,9 +129,14 @@ def _show_runs(result: dict) -> str:
         return "no run has been verified here yet"
     return "\n".join(
         f"{r['run_id']}  {r['decision']:8}{'charged' if r['charged'] else 'not charged':12}"
-        f"{'reviewed' if r['reviewed'] else '':9} {r['row_count']:>10} rows  {r['report']}"
+        f"{'reviewed' if r['reviewed'] else '':9} {r['row_count']:>10} rows  {r['report']}{_findings_said(r)}"
         for r in result["runs"]
     )
+
+
+def _findings_said(run: dict) -> str:
+    said = {name: run[f"findings_{name}"] for name in ("accepted", "rejected") if run[f"findings_{name}"]}
+    return f"  (findings: {', '.join(f'{count} {name}' for name, count in said.items())})" if said else ""
 
 
 def _report(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
@@ -194,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # they take their tools from here
-    from pipeline import cli_calibrate, cli_control, cli_generate, cli_incident, cli_scorecard
+    from pipeline import cli_calibrate, cli_control, cli_gate, cli_generate, cli_incident, cli_scorecard
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -202,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sending(commands)
     cli_incident.add_commands(commands)
+    cli_gate.add_commands(commands)
     cli_control.add_commands(commands)
     cli_control.add_replay(commands)
     cli_generate.add_commands(commands)

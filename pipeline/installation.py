@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 
 from pipeline.adapters import postgres
+from pipeline.adapters.declared_changes import DeclaredChanges
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
 from pipeline.adapters.rails.practice import PracticeRail
@@ -43,6 +44,10 @@ class Installation:
     @cached_property
     def register(self) -> Register:
         return Register(self.server)
+
+    @cached_property
+    def changes(self) -> DeclaredChanges:
+        return DeclaredChanges(self.server)
 
     @cached_property
     def ledger(self) -> PostgresLedger:

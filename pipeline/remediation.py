@@ -455,7 +455,8 @@ class Remediation(Installation):
             verification = verify_stage.verify(
                 self._landed(case["wrong_run"]), history, engine=DuckDBEngine(),
                 suites=load_suites(self.settings.suites, self.settings.learned),
-                report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of, progress=self.progress,
+                report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of,
+                declared=self.changes.in_force(case["wrong_run"][: len("YYYY-MM")]), progress=self.progress,
             )  # fmt: skip
             cases.append({"incident_id": case["incident_id"], "run_id": case["wrong_run"], "decision": verification.decision,
                           "because": verification.findings[0].explanation if verification.findings else None})  # fmt: skip

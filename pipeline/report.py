@@ -49,6 +49,7 @@ def render(
     *,
     reviews: Iterable[Any] = (),
     decisions: Iterable[Any] = (),
+    finding_decisions: Iterable[Any] = (),
     outcome: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as HTML; the same arguments give the same bytes.
@@ -57,6 +58,8 @@ def render(
         verification: what the gate said.
         reviews: who has read it: mappings or dataclasses with `person`, `at`, `comment`.
         decisions: each person's word on the run: `kind` (`release` or `reject`), `person`, `at`, `reason`.
+        finding_decisions: each person's word on a finding: `rule`, `cohort` (None: all), `kind` (`accept` or `reject`), `person`,
+            `at`, `reason`, oldest first.
         outcome: what became of its charges, as `release --json` prints it (`charged, declined, unknown, amount_minor`,
             and where known `not_sent`); None while nothing was sent.
     """
@@ -71,7 +74,7 @@ def render(
         state=_state(seen["decision"], len(releasers), len(rejecters), outcome),
         lead=_lead(seen),
         figures=_figures(seen),
-        findings=_by_rule(seen["findings"]),
+        findings=_by_rule(seen["findings"], _masked([_mapping(said) for said in finding_decisions])),
         failed_rules=len({finding["rule"] for finding in _failures(seen)}),
         not_judged=_by_reason(seen["not_judged"]),
         unjudged_rules=len({item["rule"] for item in seen["not_judged"]}),
@@ -96,10 +99,14 @@ def write(
     *,
     reviews: Iterable[Any] = (),
     decisions: Iterable[Any] = (),
+    finding_decisions: Iterable[Any] = (),
     outcome: Mapping[str, Any] | None = None,
 ) -> Path:
     """`render` into `path`, whole or not at all, over an earlier page; returns `path`."""
-    return _replace(path, render(verification, reviews=reviews, decisions=decisions, outcome=outcome))
+    page = render(
+        verification, reviews=reviews, decisions=decisions, finding_decisions=finding_decisions, outcome=outcome
+    )
+    return _replace(path, page)
 
 
 def write_index(reports: Path, entries: Sequence[Mapping[str, Any]]) -> Path:
@@ -287,12 +294,15 @@ def _stakes(seen: dict[str, Any]) -> list[dict[str, str]]:
     return [{"name": name + which, "value": value, "aside": aside} for name, (value, aside) in figures.items()]
 
 
-def _by_rule(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per rule in the order of its most important finding, the other cohorts below it."""
+def _by_rule(findings: list[dict[str, Any]], said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per rule in the order of its most important finding: the other cohorts below it, and what people said of them."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for finding in findings:
         grouped.setdefault(finding["rule"], []).append(finding)
-    return [{"first": group[0], "others": group[1:]} for group in grouped.values()]
+    return [
+        {"first": group[0], "others": group[1:], "said": [word for word in said if word["rule"] == rule]}
+        for rule, group in grouped.items()
+    ]
 
 
 def _by_reason(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -38,11 +38,13 @@ MAY_IMPORT = {
 EVERYTHING = {
     "installation",
     "remediation",
+    "declarations",
     "bootstrap",
     "replay",
     "cli",
     "cli_incident",
     "cli_control",
+    "cli_gate",
     "cli_generate",
     "cli_calibrate",
     "cli_scorecard",

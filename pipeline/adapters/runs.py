@@ -77,20 +77,34 @@ class Register:
 
     def record_verification(
         self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
-        report: str,
+        report: str, declared_digest: str = "none",
     ) -> None:  # fmt: skip
-        """Keep a verdict; the same run, suites and history are one verification, whatever the number of calls."""
+        """Keep a verdict; the same run, suites, history and declared changes are one verification, whatever the number of calls."""
         with self._server.connect() as connection:
             connection.execute(
-                "INSERT INTO verification (run_id, suite_digest, history_digest, decision, findings, not_judged, report)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                (run_id, suite_digest, history_digest, decision, json.dumps(findings), json.dumps(not_judged), report),
+                "INSERT INTO verification (run_id, suite_digest, history_digest, declared_digest, decision, findings, not_judged, report)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (
+                    run_id,
+                    suite_digest,
+                    history_digest,
+                    declared_digest,
+                    decision,
+                    json.dumps(findings),
+                    json.dumps(not_judged),
+                    report,
+                ),
             )
             append_audit(
                 connection,
                 "verify",
                 run_id,
-                {"decision": decision, "suites": suite_digest[:12], "findings": len(findings)},
+                {
+                    "decision": decision,
+                    "suites": suite_digest[:12],
+                    "declared": declared_digest,
+                    "findings": len(findings),
+                },
             )
 
     def standing(self, run_id: str) -> Standing:
@@ -270,7 +284,9 @@ class Register:
                 " coalesce((SELECT d.releasers FROM decided_run d WHERE d.run_id = r.run_id), 0) AS releasers,"
                 " coalesce((SELECT d.rejecters FROM decided_run d WHERE d.run_id = r.run_id), 0) AS rejecters,"
                 " EXISTS (SELECT FROM operation o WHERE o.scope = r.run_id) AS charged,"
-                " EXISTS (SELECT FROM review w WHERE w.run_id = r.run_id) AS reviewed"
+                " EXISTS (SELECT FROM review w WHERE w.run_id = r.run_id) AS reviewed,"
+                " (SELECT count(*) FROM finding_decision f WHERE f.run_id = r.run_id AND f.kind = 'accept') AS findings_accepted,"
+                " (SELECT count(*) FROM finding_decision f WHERE f.run_id = r.run_id AND f.kind = 'reject') AS findings_rejected"
                 " FROM run r JOIN LATERAL (SELECT * FROM verification v WHERE v.run_id = r.run_id"
                 "   ORDER BY verification_id DESC LIMIT 1) v USING (run_id)"
                 " ORDER BY v.verified_at DESC LIMIT %s",
