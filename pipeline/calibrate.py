@@ -110,7 +110,7 @@ def write(learned: Learned, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     content = learned.to_json()
     tables = {name: _lines(content.pop(name)) for name in ("bounds", "not_learned")}
-    head = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).rstrip("\n}")
+    head = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     body = "".join(f',\n "{name}": {lines}' for name, lines in tables.items())
     partial = target.with_suffix(".partial")
     partial.write_text(f"{head}{body}\n}}\n", encoding="utf-8")

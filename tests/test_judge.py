@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import expectations
+from pipeline.core.calibration import Default, Learned, learn
 from pipeline.core.verdict import Table
 from pipeline.errors import UsageError
 from pipeline.judge import Suites, Verdict, judge, load_suites
@@ -221,6 +223,63 @@ def test_the_wrong_month_comes_before_what_follows_from_it(suites):
         row |= {"total_drift": 0.9, "mean_drift": 0.9, "missing_share": 0.5}
     held = verdict(suites, table, lags(table, excess=0.99))
     assert [f.rule for f in held.findings][:2] == ["repeat_share", "repeat_share"]
+
+
+# ---- what was learned
+
+STEADY = (0.01, -0.004, 0.006, 0.0, -0.008, 0.012, 0.004, -0.002, 0.008, -0.01, 0.002, 0.005)
+
+
+@pytest.fixture
+def calibrated(suites: Suites) -> Suites:
+    """A year of steady totals, but for a high December, was learned for the whole run and HANBIT."""
+    observations = [
+        {"subject": "rule", "name": "total_drift", "cohort": cohort, "value": value, "base": 5000,
+         "billing_period": f"2022-{month:02d}"}
+        for cohort in ("run", "issuer:HANBIT")
+        for month, value in enumerate((*STEADY[:11], 0.3), start=1)
+    ]  # fmt: skip
+    bounds, _ = learn(observations, {"total_drift": Default(-0.4, 0.4, "change")}, {})
+    return replace(suites, learned=Learned({}, {"total_drift": (-0.4, 0.4)}, tuple(bounds), []))
+
+
+def drifted(suites: Suites, cohort: str, drift: float) -> Table:
+    table = whole(suites)
+    next(row for row in table if row["cohort"] == cohort)["total_drift"] = drift
+    return table
+
+
+def test_a_drift_that_the_default_lets_through_is_held_by_what_was_learned_and_says_so(suites, calibrated):
+    table = drifted(suites, "HANBIT", 0.2)
+    assert verdict(suites, table).decision == "release"
+    held = verdict(calibrated.of_period("2023-09"), table)
+    assert [(f.rule, f.cohort, f.observed) for f in held.findings] == [("total_drift", "issuer:HANBIT", "+20.0 %")]
+    low, high = calibrated.learned.ranges("total_drift", 9)["issuer:HANBIT"]
+    assert held.findings[0].expected == f"between {100 * low:+.1f} % and {100 * high:+.1f} %, learned from past months"
+
+
+def test_a_cohort_that_was_not_learned_keeps_the_default(suites, calibrated):
+    assert verdict(calibrated.of_period("2023-09"), drifted(suites, "SORA", 0.39)).decision == "release"
+    held = verdict(calibrated.of_period("2023-09"), drifted(suites, "SORA", 0.41))
+    assert held.findings[0].expected == "between -40.0 % and +40.0 %"
+
+
+def test_a_december_as_high_as_the_last_is_released(suites, calibrated):
+    table = drifted(suites, "HANBIT", 0.3)
+    assert verdict(calibrated.of_period("2023-12"), table).decision == "release"
+    assert verdict(calibrated.of_period("2023-11"), table).decision == "hold"
+
+
+def test_a_threshold_changed_since_counts_instead_of_what_was_learned_for_the_old_one(suites, calibrated):
+    rules = tuple(
+        replace(rule, kwargs=rule.kwargs | {"max_value": 0.6}) if rule.name == "total_drift" else rule
+        for rule in calibrated.rules
+    )
+    edited = replace(calibrated, rules=rules).of_period("2023-09")
+    released = verdict(edited, drifted(suites, "HANBIT", 0.5))
+    assert released.decision == "release"
+    assert [item.rule for item in released.not_judged] == ["total_drift"]
+    assert "changed after bounds were learned" in released.not_judged[0].reason
 
 
 # ---- suites

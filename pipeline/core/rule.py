@@ -49,11 +49,13 @@ class Rule:
 
     def asked_of(self, row: dict[str, Any]) -> "Rule":
         """The rule as a cohort is asked: within the bounds learned for that cohort, if there are any."""
-        learned = self.kwargs.get("learned", {}).get(cohort_name(row))
-        if learned is None:
+        if "learned" not in self.kwargs:
             return self
-        low, high = learned
-        return replace(self, kwargs=self.kwargs | {"min_value": low, "max_value": high}, is_learned=True)
+        kwargs = {name: value for name, value in self.kwargs.items() if name != "learned"}
+        learned = self.kwargs["learned"].get(cohort_name(row))
+        if learned is not None:
+            kwargs |= {"min_value": learned[0], "max_value": learned[1]}
+        return replace(self, kwargs=kwargs, is_learned=learned is not None)
 
 
 @dataclass(frozen=True, slots=True)
