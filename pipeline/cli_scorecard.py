@@ -14,6 +14,8 @@ from pipeline.settings import PROJECT_ROOT, Settings
 
 PROCESSES = 2
 
+SAMPLE = PROJECT_ROOT / "data" / "sample"
+
 MISSED = 1
 """Exit code where a promised fault was missed or a right month held."""
 
@@ -43,13 +45,17 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--bases", type=int, metavar="N", help="made-up sources (default: the half's, all of them)")
     parser.add_argument("--no-baselines", action="store_true", help="our gate alone")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="cases tried at once (default: %(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="forget what was found before by the same code")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--fresh", action="store_true", help="forget what was found before by the same code")
+    again.add_argument(
+        "--so-far", action="store_true", help="try nothing: what a stopped scorecard found, by the same code"
+    )
     parser.add_argument("--write-docs", metavar="FILE", help="write the page, and its picture in images/ beside it")
 
 
 def _scorecard(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     from pipeline.scorecard.page import write_page
-    from pipeline.scorecard.run import Asked, run_scorecard
+    from pipeline.scorecard.run import Asked, cases, run_scorecard
     from pipeline.scorecard.tally import tally
 
     if arguments.processes < 1 or (arguments.bases is not None and arguments.bases < 1):
@@ -67,10 +73,11 @@ def _scorecard(arguments: argparse.Namespace, progress: StageProgress) -> tuple[
         **given,
     )
     rows = run_scorecard(
-        asked, home=settings.home / "scorecard", sample=PROJECT_ROOT / "data" / "sample", suites=settings.suites,
-        processes=arguments.processes, fresh=arguments.fresh, progress=progress,
+        asked, home=settings.home / "scorecard", sample=SAMPLE, suites=settings.suites,
+        processes=arguments.processes, fresh=arguments.fresh, so_far=arguments.so_far, progress=progress,
     )  # fmt: skip
-    result = {"half": asked.half, "base_count": asked.base_count} | tally(rows)
+    about = {"half": asked.half, "base_count": asked.base_count, "asked": len(cases(asked, SAMPLE))}
+    result = about | tally(rows)
     if arguments.write_docs:
         result["picture"] = str(write_page(result, Path(arguments.write_docs)))
     failed = any(miss["promised"] for miss in result["misses"])

@@ -31,7 +31,12 @@ TERMINAL_MISSES = 40
 
 def to_text(result: Mapping[str, Any]) -> str:
     """What the command prints."""
-    lines = [f"{result['cases']:,} cases, {result['half']} half", "", "wrong months held, by share of customers hit"]
+    tried = result["cases"] + result["left_out"]
+    lines = [
+        f"{tried:,} of {result['asked']:,} cases, {result['half']} half; {result['left_out']:,} cannot be shown by their source",
+        "",
+        "wrong months held, by share of customers hit",
+    ]
     lines += _aligned(_size_table(result["by_size"]))
     lines += [
         "",
@@ -80,6 +85,8 @@ def _ordered(by_size: Table) -> Table:
 
 def _beginning(result: Mapping[str, Any]) -> str:
     found, months = _of_ours(result["clean"])
+    tried = result["cases"] + result["left_out"]
+    unfinished = ["", f"**Unfinished**: {tried:,} of {result['asked']:,} cases."] if tried < result["asked"] else []
     promised = [miss for miss in result["misses"] if miss["promised"]]
     return "\n".join(
         [
@@ -87,6 +94,7 @@ def _beginning(result: Mapping[str, Any]) -> str:
             "",
             f"What the gate catches, what it holds for nothing, and whether it says why, measured on {result['cases']:,} cases of",
             "the " + result["half"] + " half. `makegood scorecard --write-docs` writes this page; edit nothing here.",
+            *unfinished,
             "",
             f"- Wrong months that must be held and were not: **{len(promised)}**.",
             f"- Right months held: **{found} of {months:,}**.",

@@ -27,7 +27,8 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
         `clean`: per group of right months and contender `months, held` and by which `rules`.
         `diagnosis`: `held, named` of all wrong months the gate held.
         `misses, wrong_causes, false_holds`: the gate's, case by case; a miss has whether it was `promised`.
-        `cannot_show`: per source, faults that it cannot show and why. `cost`: processor seconds per case and contender.
+        `left_out`: cases that their source cannot show; `cannot_show`: per source, faults that it never can, and why.
+        `cost`: processor seconds per case and contender.
     """
     natural = {(r.source, r.period): r.natural_repeats for r in rows if r.natural_repeats is not None}
     judged = [row for row in rows if row.cannot is None]
@@ -36,6 +37,7 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
     held = [row for row in ours if row.held]
     return {
         "cases": len({row.case for row in judged}),
+        "left_out": len({row.case for row in rows if row.cannot is not None}),
         "cannot_show": _cannot_show(rows),
         "by_size": _by_size(wrong),
         "recall": _recall(wrong),

@@ -136,8 +136,9 @@ def test_what_was_found_is_not_tried_again_and_other_suites_are(tmp_path: Path):
 def test_the_page_says_what_was_missed_and_draws_what_was_caught(tmp_path: Path):
     rows = [_row(held=True, contender=name, causes=["unit_slip"]) for name in CONTENDERS]
     rows += [_row("doubled", 0.01), _row(None, None, held=True, rules=["far_above run: too many"])]
-    result = {"half": "tuning", "base_count": 2} | tally(rows)
+    result = {"half": "tuning", "base_count": 2, "asked": 6} | tally(rows)
     page = to_markdown(result)
+    assert "**Unfinished**: 5 of 6 cases." in page
     assert "Missed, though promised" in page and "s/doubled/0.01" in page
     assert "1 of 1" in page and "far_above run: too many" in page
     assert "s/doubled/0.01" in to_text(result)
@@ -168,6 +169,7 @@ def test_a_stopped_scorecard_goes_on(tmp_path: Path):
     first = scorecard.run_scorecard(asked, **given)
     lines = (tmp_path / scorecard.RESULTS_NAME).read_text()
     assert [row.held for row in first if row.contender == GATE] == [True, True]
+    assert scorecard.run_scorecard(asked, **given, so_far=True) == first
     again = scorecard.run_scorecard(asked, **given)
     assert again == first
     assert (tmp_path / scorecard.RESULTS_NAME).read_text() == lines
