@@ -206,6 +206,7 @@ class Makegood(Remediation, Declarations):
             reviews=self.register.reviews(run_id),
             decisions=[asdict(decision) for decision in standing.decisions],
             finding_decisions=[asdict(decision) for decision in self.finding_decisions.of_run(run_id)],
+            held_before="hold" in standing.verdicts,
             outcome=tally.to_json() if sent else None,
         )
         report_stage.write_index(self.settings.reports, self.register.recent())

@@ -50,6 +50,7 @@ def render(
     reviews: Iterable[Any] = (),
     decisions: Iterable[Any] = (),
     finding_decisions: Iterable[Any] = (),
+    held_before: bool = False,
     outcome: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as HTML; the same arguments give the same bytes.
@@ -60,6 +61,7 @@ def render(
         decisions: each person's word on the run: `kind` (`release` or `reject`), `person`, `at`, `reason`.
         finding_decisions: each person's word on a finding: `rule`, `cohort` (None: all), `kind` (`accept` or `reject`), `person`,
             `at`, `reason`, oldest first.
+        held_before: whether some verification of the run held it: then two people are needed, whatever this one says.
         outcome: what became of its charges, as `release --json` prints it (`charged, declined, unknown, amount_minor`,
             and where known `not_sent`); None while nothing was sent.
     """
@@ -71,7 +73,8 @@ def render(
     rejecters = sorted({decision["person"] for decision in said if decision["kind"] == "reject"})
     return _environment().get_template("report.html.j2").render(
         v=seen,
-        state=_state(seen["decision"], len(releasers), len(rejecters), outcome),
+        state=_state("hold" if held_before else seen["decision"], len(releasers), len(rejecters), outcome),
+        waits=held_before or seen["decision"] == "hold",
         lead=_lead(seen),
         figures=_figures(seen),
         findings=_by_rule(seen["findings"], _masked([_mapping(said) for said in finding_decisions])),
@@ -100,12 +103,14 @@ def write(
     reviews: Iterable[Any] = (),
     decisions: Iterable[Any] = (),
     finding_decisions: Iterable[Any] = (),
+    held_before: bool = False,
     outcome: Mapping[str, Any] | None = None,
 ) -> Path:
     """`render` into `path`, whole or not at all, over an earlier page; returns `path`."""
     page = render(
-        verification, reviews=reviews, decisions=decisions, finding_decisions=finding_decisions, outcome=outcome
-    )
+        verification, reviews=reviews, decisions=decisions, finding_decisions=finding_decisions, held_before=held_before,
+        outcome=outcome,
+    )  # fmt: skip
     return _replace(path, page)
 
 

@@ -191,6 +191,7 @@ def test_a_price_change_declared_by_two_is_seen_in_the_next_report(cli, settings
     assert (applied["approved_by"], applied["lifted"]) == ("approver", ["base_changed"])
     page = (settings.reports / run_id / "report.html").read_text(encoding="utf-8")
     assert "Declared for this month" in page and "price list of September" in page
+    assert "An earlier verification of this run held it" in page, "the page promises no more than the release keeps"
 
     register = Register(postgres.open_server(settings))
     assert register.standing(run_id).verdicts == ("hold", "release"), "another judgement, and the first stays"
