@@ -12,13 +12,13 @@ import sys
 from dataclasses import asdict
 from types import ModuleType
 
-from bench import charging, gate, judging, landing, replay, scorecard
+from bench import charging, gate, judging, landing, replay, scorecard, year
 from bench.measure import Part, Unequal, table
 from pipeline.progress import StageProgress
 from pipeline.settings import Settings
 
 PARTS: dict[str, ModuleType] = {
-    "landing": landing, "gate": gate, "judging": judging, "charging": charging, "replay": replay,
+    "landing": landing, "gate": gate, "year": year, "judging": judging, "charging": charging, "replay": replay,
     "scorecard": scorecard,
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ LAID_OUT_MONTHS = 5
 """Earlier months whose bills are laid side by side: what is normal for a signal takes two more than the three it looks at."""
 
 MONTH_COLUMNS = (
-    ("cell", "amount", "card", "base", "discount", "usage"),
+    ("cell", "amount", "card", "base", "discount", "usage", "id_like"),
     ("cell", "amount", "card", "base", "discount", "usage"),
     ("amount", "usage"),
     ("amount",),
@@ -165,7 +165,7 @@ class Measurement:
             )
         self._table("months", "recency INTEGER, billing_period VARCHAR, lag INTEGER", months)
         self._table("left_out", "cohort_kind VARCHAR, cohort VARCHAR", [])
-        self._table("signal_counts", "cell INTEGER, recency INTEGER, signal VARCHAR, base BIGINT, hits BIGINT", [])
+        self._table("signal_counts", "cell UBIGINT, recency INTEGER, signal VARCHAR, base BIGINT, hits BIGINT", [])
         self._table(
             "signal_defaults",
             "signal VARCHAR, slack DOUBLE, normal_share DOUBLE",
@@ -240,7 +240,7 @@ class Measurement:
         return NO_CURRENCY
 
     def _count(self, progress: Progress) -> None:
-        steps = ("cells", "accounts", "side_by_side", "broken", "facts", "signals")
+        steps = ("grid", "cells", "accounts", "side_by_side", "broken", "facts", "signals")
         older = range(RECENT_MONTHS + 1, len(self._history) + 1)
         for done, step in enumerate(steps):
             progress("measuring", done, len(steps) + len(older))
@@ -288,22 +288,10 @@ class Measurement:
 
     def _count_signals(self) -> None:
         """Count every signal for this run and, as what is normal, for the two months before it as far as history reaches."""
-        self._connection.execute(_sql("grid"))
+        self._run_file("moves")
         for now in range(min(len(self._history), SIGNAL_MONTHS)):
             self._execute("flags", _sql("flags").format(**_flag_columns(now, len(self._history))))
-            bases = sorted(set(SIGNALS.values()))
-            counts = [f"count(*) FILTER (WHERE {base}) AS {base}" for base in bases]
-            counts += [f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in SIGNALS.items()]
-            known = [
-                (name, base) for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES
-            ]
-            rows = ", ".join(f"('{name}', {base}, {name})" for name, base in known)
-            self._execute(
-                "flags",
-                f"INSERT INTO signal_counts SELECT cell, {now}, signal, base, hits FROM"
-                f" (SELECT cell, {', '.join(counts)} FROM flags_{now} GROUP BY cell)"
-                f" CROSS JOIN LATERAL (VALUES {rows}) AS signals(signal, base, hits)",
-            )
+            self._execute("flags", _count_flags(now))
         if self._history:
             self._run_file("signals")
 
@@ -350,6 +338,19 @@ class Measurement:
         return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
 
 
+def _count_flags(now: int) -> str:
+    """Count the signals of the month `now` back, cell by cell, in one pass."""
+    known = {name: base for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES}
+    counts = [f"count(*) FILTER (WHERE {base}) AS {base}" for base in sorted(set(known.values()))]
+    counts += [f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in known.items()]
+    rows = ", ".join(f"('{name}', {base}, {name})" for name, base in known.items())
+    return (
+        f"INSERT INTO signal_counts SELECT cell, {now}, signal, base, hits FROM"
+        f" (SELECT cell, {', '.join(counts)} FROM flags_{now} GROUP BY cell)"
+        f" CROSS JOIN LATERAL (VALUES {rows}) AS signals(signal, base, hits)"
+    )
+
+
 def _flag_columns(now: int, months: int) -> dict[str, str]:
     """What fills `sql/flags.sql` for the month `now` back, with so many earlier months in history.
 
@@ -373,6 +374,7 @@ def _flag_columns(now: int, months: int) -> dict[str, str]:
 _BILL_COLUMNS = {
     "cell": "cell", "amount": "amount_minor", "card": "hash(instrument_token)", "base": "base_fee_minor",
     "discount": "discount_minor", "usage": "usage_fee_minor",
+    "id_like": "is_id(amount_minor, (SELECT grid FROM grid), customer_id, charge_id)",
 }  # fmt: skip
 """Columns as they are laid side by side, and what each is of a landed charge; a card is compared, never shown, so its hash does."""
 

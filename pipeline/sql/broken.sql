@@ -47,7 +47,15 @@ SELECT
         OR cell_may_hold_card
         OR coalesce(strlen(currency) > 12 AND may_hold_card(currency), FALSE)
         OR coalesce(strlen(charge.billing_period) > 12 AND may_hold_card(charge.billing_period), FALSE) AS may_hold_card
-FROM charges_in_cells AS charge
+FROM (
+    SELECT *,
+        NOT (fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)) AS has_huge_component,
+        CASE WHEN fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)
+             THEN base_fee_minor + usage_fee_minor - discount_minor END AS net_minor,
+        CASE WHEN fits(tax_minor) THEN tax_minor END AS checked_tax_minor
+    FROM charges_in_cells
+    JOIN (SELECT cell, payment_method_is_unknown, plan_is_new, may_hold_card AS cell_may_hold_card FROM cells) USING (cell)
+) AS charge
 CROSS JOIN parameters
 LEFT JOIN duplicate_charge_ids ON duplicate_charge_ids.charge_id = charge.charge_id
 LEFT JOIN duplicate_accounts

@@ -26,7 +26,7 @@ found AS (
     GROUP BY 1, 2, 3
 )
 SELECT
-    CAST(row_number() OVER (ORDER BY issuer, payment_method, plan_code) AS INTEGER) AS cell,
+    cell_of(issuer, payment_method, plan_code) AS cell,
     issuer, payment_method, plan_code,
     payment_method NOT IN (SELECT payment_method FROM known_payment_methods) AS payment_method_is_unknown,
     plan_code <> '' AND plan_code NOT IN (SELECT plan_code FROM earlier) AND EXISTS (SELECT 1 FROM months) AS plan_is_new,
@@ -56,27 +56,10 @@ SELECT * FROM cells WHERE issuer_cohort NOT IN (SELECT cohort FROM left_out WHER
 
 -- A month's charges with the cell each belongs to.
 CREATE TEMP VIEW charges_in_cells AS
-SELECT charges.*, cells.cell, cells.payment_method_is_unknown, cells.plan_is_new,
-    cells.may_hold_card AS cell_may_hold_card,
-    NOT (fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)) AS has_huge_component,
-    CASE WHEN fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)
-         THEN base_fee_minor + usage_fee_minor - discount_minor END AS net_minor,
-    CASE WHEN fits(tax_minor) THEN tax_minor END AS checked_tax_minor
-FROM charges
-JOIN cells ON cells.issuer = coalesce(charges.issuer, '')
-    AND cells.payment_method = coalesce(charges.payment_method, '')
-    AND cells.plan_code = coalesce(charges.plan_code, '');
+SELECT *, cell_of(issuer, payment_method, plan_code) AS cell FROM charges;
 
 CREATE TEMP VIEW last_month_in_cells AS
-SELECT month_1.*, cells.cell
-FROM month_1
-JOIN cells ON cells.issuer = coalesce(month_1.issuer, '')
-    AND cells.payment_method = coalesce(month_1.payment_method, '')
-    AND cells.plan_code = coalesce(month_1.plan_code, '');
+SELECT *, cell_of(issuer, payment_method, plan_code) AS cell FROM month_1;
 
 CREATE TEMP VIEW month_before_in_cells AS
-SELECT month_2.*, cells.cell
-FROM month_2
-JOIN cells ON cells.issuer = coalesce(month_2.issuer, '')
-    AND cells.payment_method = coalesce(month_2.payment_method, '')
-    AND cells.plan_code = coalesce(month_2.plan_code, '');
+SELECT *, cell_of(issuer, payment_method, plan_code) AS cell FROM month_2;

@@ -1,6 +1,7 @@
 -- What is odd about each bill of one month, by the account's own bills before it: a boolean per signal, beside the booleans that say
 -- among which bills it is counted. The engine fills in the month: how many months back it lies (0: this run), and
--- the three before it. core/signals.py says what each signal means.
+-- the three before it. core/signals.py says what each signal means. A bill is about so many times a customer's others when it lies between
+-- so many times the lowest and so many times the highest, a tenth more or less.
 CREATE OR REPLACE TEMP VIEW flags_{now} AS
 WITH bills AS (
     SELECT
@@ -8,56 +9,54 @@ WITH bills AS (
         amount_{now} AS amount, amount_{last} AS last, amount_{before} AS before, amount_{prior} AS prior,
         coalesce({earlier}) IS NOT NULL AS billed_earlier,
         {cell} IS NOT NULL AND amount_{last} IS NOT NULL AS continued,
-        here.plan_code = there.plan_code AS same_plan,
-        here.payment_method <> there.payment_method AS method_changed,
-        here.issuer <> there.issuer AS issuer_changed,
+        {cell} = {cell_last} OR moves.same_plan AS same_plan,
+        moves.method_changed,
+        moves.issuer_changed,
         {attributes}
     FROM accounts
-    LEFT JOIN cells AS here ON here.cell = {cell}
-    LEFT JOIN cells AS there ON there.cell = {cell_last}
+    LEFT JOIN moves ON moves.cell = {cell} AND moves.last_cell = {cell_last}
     WHERE {cell} IS NOT NULL
 ),
 ranged AS (
     SELECT *,
-        CAST(least(last, before, prior) AS DOUBLE) AS low, CAST(greatest(last, before, prior) AS DOUBLE) AS high,
-        CAST(amount AS DOUBLE) AS bill,
-        -- a single earlier month cannot say that a customer's bills are steady
+        CAST(amount AS DOUBLE) / greatest(last, before, prior) AS times_high, CAST(amount AS DOUBLE) / least(last, before, prior) AS times_low,
+        CAST(greatest(last, before, prior) AS DOUBLE) <= least(last, before, prior) * 1.25 AS is_steady,
+        -- NULL, as below wherever a flag cannot be told, counts as FALSE; a single earlier month cannot say that a customer's bills are steady
         month_count >= 2 AND last > 0 AND before > 0 AND prior > 0 AND amount IS NOT NULL AS thrice_billed
     FROM bills CROSS JOIN parameters
 )
 SELECT
     cell, amount, last,
-    coalesce(thrice_billed AND high <= low * 1.25, FALSE) AS steady,
+    thrice_billed AND is_steady AS steady,
     TRUE AS billed,
     continued,
-    continued AND same_plan AS kept_plan,
-    coalesce(continued AND same_plan AND base IS NOT NULL AND last_base IS NOT NULL, FALSE) AS kept_plan_with_base,
-    coalesce(continued AND same_plan AND amount > 0 AND discount IS NOT NULL AND last_discount > 0, FALSE) AS discounted,
-    coalesce(continued AND usage IS NOT NULL AND last_usage > 0 AND usage_before > 0, FALSE) AS metered,
-    coalesce(continued AND amount > 0 AND amount <> last, FALSE) AS billed_anew,
+    continued AND same_plan AND base IS NOT NULL AND last_base IS NOT NULL AS kept_plan_with_base,
+    continued AND same_plan AND amount > 0 AND discount IS NOT NULL AND last_discount > 0 AS discounted,
+    continued AND usage IS NOT NULL AND last_usage > 0 AND usage_before > 0 AS metered,
+    continued AND amount > 0 AND amount <> last AS billed_anew,
 
-    coalesce(is_about(bill, low, high, 10) AND amount % (10 * grid) = 0, FALSE) AS times_10,
-    coalesce(is_about(bill, low, high, 100) AND amount % (100 * grid) = 0, FALSE) AS times_100,
-    coalesce(is_about(bill, low, high, 1000) AND amount % (1000 * grid) = 0, FALSE) AS times_1000,
-    coalesce(is_about(bill, low, high, 0.1), FALSE) AS tenth,
-    coalesce(is_about(bill, low, high, 0.01), FALSE) AS hundredth,
-    coalesce(is_about(bill, low, high, 2), FALSE) AS doubled,
-    coalesce(is_about(bill, low, high, 0.5), FALSE) AS halved,
-    coalesce(bill >= 5 * high, FALSE) AS far_above,
-    coalesce(bill > 0 AND bill * 5 <= low, FALSE) AS far_below,
-    coalesce(amount = 0, FALSE) AS zeroed,
-    coalesce(is_about(-bill, low, high, 1), FALSE) AS sign_flipped,
-    coalesce(amount % (1000 * grid) = 0, FALSE) AS rounded_off,
+    times_low * 1.1 >= 10 AND times_high <= 11 AND amount % (10 * grid) = 0 AS times_10,
+    times_low * 1.1 >= 100 AND times_high <= 110 AND amount % (100 * grid) = 0 AS times_100,
+    times_low * 1.1 >= 1000 AND times_high <= 1100 AND amount % (1000 * grid) = 0 AS times_1000,
+    times_low * 1.1 >= 0.1 AND times_high <= 0.11 AS tenth,
+    times_low * 1.1 >= 0.01 AND times_high <= 0.011 AS hundredth,
+    times_low * 1.1 >= 2 AND times_high <= 2.2 AS doubled,
+    times_low * 1.1 >= 0.5 AND times_high <= 0.55 AS halved,
+    times_high >= 5 AS far_above,
+    times_low > 0 AND times_low <= 0.2 AS far_below,
+    amount = 0 AS zeroed,
+    times_low * 1.1 <= -1 AND times_high >= -1.1 AS sign_flipped,
+    amount % (1000 * grid) = 0 AS rounded_off,
 
     last IS NULL AND NOT billed_earlier AS joined,
     last IS NULL AND billed_earlier AS returned,
-    coalesce(NOT same_plan, FALSE) AS plan_changed,
-    coalesce(method_changed, FALSE) AS method_changed,
-    coalesce(issuer_changed, FALSE) AS issuer_changed,
-    coalesce(card <> last_card, FALSE) AS card_changed,
-    coalesce(base <> last_base, FALSE) AS base_changed,
-    coalesce(discount = 0, FALSE) AS discount_dropped,
-    coalesce(is_about(CAST(discount AS DOUBLE), last_discount, last_discount, 2), FALSE) AS discount_doubled,
-    coalesce(usage = 0, FALSE) AS usage_vanished,
-    coalesce(usage > 2.0 * greatest(last_usage, usage_before), FALSE) AS usage_high
+    NOT same_plan AS plan_changed,
+    method_changed,
+    issuer_changed,
+    card <> last_card AS card_changed,
+    base <> last_base AS base_changed,
+    discount = 0 AS discount_dropped,
+    is_about(CAST(discount AS DOUBLE), last_discount, last_discount, 2) AS discount_doubled,
+    usage = 0 AS usage_vanished,
+    usage > 2.0 * greatest(last_usage, usage_before) AS usage_high
 FROM ranged CROSS JOIN grid;

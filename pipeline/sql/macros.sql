@@ -40,6 +40,15 @@ CREATE TEMP MACRO surprise(hits, expected) AS
 CREATE TEMP MACRO deficit(hits, expected) AS
     CASE WHEN hits >= expected THEN 0 WHEN hits = 0 THEN expected ELSE hits * ln(hits / expected) - (hits - expected) END;
 
+-- The smallest group that is counted: rows of one issuer, payment method and plan. A hash of the three stands for them: of some hundred
+-- cells no two share one.
+CREATE TEMP MACRO cell_of(issuer, payment_method, plan_code) AS
+    hash(coalesce(issuer, ''), coalesce(payment_method, ''), coalesce(plan_code, ''));
+
+-- Whether an amount is the digits of an id; shorter ones meet by chance.
+CREATE TEMP MACRO is_id(amount, grid, customer_id, charge_id) AS
+    amount >= 1000 * grid AND (ends_with(customer_id, CAST(amount // grid AS VARCHAR)) OR ends_with(charge_id, CAST(amount // grid AS VARCHAR)));
+
 -- Nothing but blanks. The comparison spares most texts the trimming: blanks sort before everything that is printed.
 CREATE TEMP MACRO is_blank(text) AS (text IS NULL OR (text < '!' AND trim(text) = ''));
 

@@ -10,15 +10,17 @@ FROM (SELECT cell FROM month_before_in_cells WHERE customer_id <> '')
 LEFT JOIN (SELECT cell_2 AS cell, count(*) AS stayed FROM accounts WHERE previous_cell IS NOT NULL AND cell_2 IS NOT NULL GROUP BY 1) USING (cell)
 GROUP BY 1;
 
--- Of the missing, those that were the last rows of last month's files, with nobody behind them who is still billed: a file cut off.
+-- Of the missing, those that were the last rows of last month's files, one behind the other to the very end: a file cut off.
 INSERT INTO signal_counts
-WITH placed AS (
-    SELECT a.previous_cell, a.cell IS NULL AS is_missing, m.source_file, m.source_row
-    FROM accounts a JOIN month_1 m ON m.customer_id = a.customer_id AND coalesce(m.bill_cycle, 1) = a.bill_cycle
-),
-ends AS (SELECT source_file, max(source_row) FILTER (WHERE NOT is_missing) AS last_row FROM placed GROUP BY 1)
-SELECT previous_cell, 0, 'cut_off', count(*), count(*) FILTER (WHERE is_missing AND source_row > last_row)
-FROM placed JOIN ends USING (source_file) GROUP BY 1;
+WITH ends AS (SELECT source_file, max(source_row) AS last_row FROM month_1 GROUP BY 1),
+missing AS (SELECT customer_id, bill_cycle, previous_cell FROM accounts WHERE cell IS NULL),
+placed AS (
+    SELECT previous_cell, last_row - source_row = row_number() OVER (PARTITION BY source_file ORDER BY source_row DESC) - 1 AS is_at_the_end
+    FROM missing JOIN month_1 m ON m.customer_id = missing.customer_id AND coalesce(m.bill_cycle, 1) = missing.bill_cycle JOIN ends USING (source_file)
+)
+SELECT previous_cell, 0, 'cut_off', any_value(base), count(*) FILTER (WHERE is_at_the_end)
+FROM (SELECT cell AS previous_cell, sum(base) AS base FROM signal_counts WHERE signal = 'missing' AND recency = 0 GROUP BY 1)
+LEFT JOIN placed USING (previous_cell) GROUP BY 1;
 
 -- Bills that moved by more than a tenth to exactly what the row before or behind had last month; the control looks seven rows away.
 INSERT INTO signal_counts
@@ -37,18 +39,21 @@ counted AS (
 )
 SELECT cell, 0, 'neighbours', base, near FROM counted UNION ALL SELECT cell, 1, 'neighbours', base, control FROM counted;
 
--- Bills that go to a card which last month was another customer's, and cards that several accounts share.
+-- Bills that go to a card which last month was another customer's, and new accounts on a card that somebody has already.
 INSERT INTO signal_counts
-WITH cards AS (SELECT DISTINCT card_1 AS card FROM accounts WHERE card_1 IS NOT NULL)
-SELECT cell, 0, 'another_card', count(*), count(*) FILTER (WHERE card_0 <> card_1 AND card_0 IN (FROM cards)) FROM accounts
+WITH fresh AS (SELECT DISTINCT card_0 AS card FROM accounts WHERE card_0 <> card_1),
+taken AS (SELECT DISTINCT card_1 AS card FROM accounts WHERE card_1 IN (FROM fresh))
+SELECT cell, 0, 'another_card', count(*), count(*) FILTER (WHERE card_0 <> card_1 AND card_0 IN (FROM taken)) FROM accounts
 WHERE cell IS NOT NULL AND previous_cell IS NOT NULL GROUP BY 1;
 INSERT INTO signal_counts
-WITH shared AS (SELECT card_0 FROM accounts WHERE cell IS NOT NULL GROUP BY 1 HAVING count(*) > 1)
-SELECT cell, 0, 'shared_card', count(*), count(*) FILTER (WHERE card_0 IN (FROM shared)) FROM accounts WHERE cell IS NOT NULL GROUP BY 1;
+WITH fresh AS (SELECT DISTINCT card_0 AS card FROM accounts WHERE cell IS NOT NULL AND amount_1 IS NULL),
+shared AS (SELECT card_0 AS card FROM accounts WHERE card_0 IN (FROM fresh) GROUP BY 1 HAVING count(*) > 1)
+SELECT cell, 0, 'shared_card', count(*), count(*) FILTER (WHERE amount_1 IS NULL AND card_0 IN (FROM shared)) FROM accounts WHERE cell IS NOT NULL GROUP BY 1;
 INSERT INTO signal_counts
-WITH shared AS (SELECT card_1 FROM accounts WHERE previous_cell IS NOT NULL GROUP BY 1 HAVING count(*) > 1)
-SELECT previous_cell, 1, 'shared_card', count(*), count(*) FILTER (WHERE card_1 IN (FROM shared)) FROM accounts WHERE previous_cell IS NOT NULL
-GROUP BY 1;
+WITH fresh AS (SELECT DISTINCT card_1 AS card FROM accounts WHERE previous_cell IS NOT NULL AND amount_2 IS NULL),
+shared AS (SELECT card_1 AS card FROM accounts WHERE card_1 IN (FROM fresh) GROUP BY 1 HAVING count(*) > 1)
+SELECT previous_cell, 1, 'shared_card', count(*), count(*) FILTER (WHERE amount_2 IS NULL AND card_1 IN (FROM shared)) FROM accounts
+WHERE previous_cell IS NOT NULL AND (SELECT month_count FROM parameters) >= 2 GROUP BY 1;
 
 -- Accounts that are new while their customer was billed last month, under another cycle.
 INSERT INTO signal_counts
@@ -66,15 +71,13 @@ SELECT DISTINCT recency, CAST(digits AS BIGINT) * factor AS amount FROM (
 ) CROSS JOIN (VALUES (1), (100)) factors(factor);
 INSERT INTO signal_counts
 WITH bills AS (
-    SELECT 0 AS recency, cell, amount_minor AS amount, customer_id, charge_id FROM charges_in_cells
-    UNION ALL SELECT 1, cell, amount_minor, customer_id, charge_id FROM last_month_in_cells
+    SELECT 0 AS recency, cell, amount_0 AS amount, id_like_0 AS is_id FROM accounts WHERE amount_0 > 0
+    UNION ALL SELECT 1, previous_cell, amount_1, id_like_1 FROM accounts WHERE amount_1 > 0
 ),
 odd AS (
-    SELECT cell, recency, count(*) FILTER (WHERE amount > 0) AS base,
-        count(*) FILTER (WHERE amount > 0 AND (recency, amount) IN (SELECT (recency, amount) FROM date_amounts)) AS date_like,
-        -- shorter ones meet by chance
-        count(*) FILTER (WHERE amount >= 1000 * grid AND (ends_with(customer_id, CAST(amount // grid AS VARCHAR))
-            OR ends_with(charge_id, CAST(amount // grid AS VARCHAR)))) AS id_like,
+    SELECT cell, recency, count(*) AS base,
+        count(*) FILTER (WHERE (recency, amount) IN (SELECT (recency, amount) FROM date_amounts)) AS date_like,
+        count(*) FILTER (WHERE is_id) AS id_like,
         count(*) FILTER (WHERE amount % grid <> 0) AS off_grid
     FROM bills CROSS JOIN grid GROUP BY 1, 2
 )
@@ -83,28 +86,33 @@ FROM odd CROSS JOIN LATERAL (VALUES ('date_like', date_like), ('id_like', id_lik
 
 -- Bills of an amount that suddenly many have: more than twice as many as in either month before, three more, and chance. A cap, a date, a
 -- filler or one customer's amount in everybody's bill leaves such a heap.
-CREATE TEMP TABLE amount_counts AS
-SELECT amount, count(*) FILTER (WHERE recency = 0) AS count_0, count(*) FILTER (WHERE recency = 1) AS count_1, count(*) FILTER (WHERE recency = 2) AS count_2
-FROM (
-    SELECT 0 AS recency, amount_minor AS amount FROM charges WHERE amount_minor > 0
-    UNION ALL SELECT 1, amount_minor FROM month_1 WHERE amount_minor > 0
-    UNION ALL SELECT 2, amount_minor FROM month_2 WHERE amount_minor > 0
-) GROUP BY amount HAVING count(*) >= 10;
+CREATE TEMP TABLE heaps AS
+WITH counted AS (
+    SELECT amount, count(*) FILTER (WHERE recency = 0) AS now, count(*) FILTER (WHERE recency = 1) AS last, count(*) FILTER (WHERE recency = 2) AS before
+    FROM (
+        SELECT 0 AS recency, amount_0 AS amount FROM accounts WHERE amount_0 > 0
+        UNION ALL SELECT 1, amount_1 FROM accounts WHERE amount_1 > 0
+        UNION ALL SELECT 2, amount_2 FROM accounts WHERE amount_2 > 0
+    ) GROUP BY amount HAVING count(*) >= 10
+)
+SELECT amount, surprise(now, 2 * greatest(last, before) + 3) > 12 AS is_heap_now, surprise(last, 2 * before + 3) > 12 AS was_heap FROM counted;
 INSERT INTO signal_counts
-SELECT cell, 0, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE surprise(count_0, 2 * greatest(count_1, count_2) + 3) > 12))
-FROM charges_in_cells WHERE amount_minor > 0 GROUP BY 1;
+SELECT cell, 0, 'heaped', count(*), count(*) FILTER (WHERE amount_0 IN (SELECT amount FROM heaps WHERE is_heap_now))
+FROM accounts WHERE amount_0 > 0 GROUP BY 1;
 INSERT INTO signal_counts
-SELECT cell, 1, 'heaped', count(*), count(*) FILTER (WHERE amount_minor IN (SELECT amount FROM amount_counts WHERE surprise(count_1, 2 * count_2 + 3) > 12))
-FROM last_month_in_cells WHERE amount_minor > 0 AND (SELECT month_count FROM parameters) >= 2 GROUP BY 1;
+SELECT previous_cell, 1, 'heaped', count(*), count(*) FILTER (WHERE amount_1 IN (SELECT amount FROM heaps WHERE was_heap))
+FROM accounts WHERE amount_1 > 0 AND (SELECT month_count FROM parameters) >= 2 GROUP BY 1;
 
 -- Bills at exactly the largest amount of their issuer.
 INSERT INTO signal_counts
-WITH bills AS (
-    SELECT 0 AS recency, cell, issuer, amount_minor AS amount FROM charges_in_cells WHERE amount_minor > 0
-    UNION ALL SELECT 1, cell, issuer, amount_minor FROM last_month_in_cells WHERE amount_minor > 0
+WITH in_cells AS (
+    SELECT 0 AS recency, cell, amount_0 AS amount, count(*) AS bills FROM accounts WHERE amount_0 > 0 GROUP BY 1, 2, 3
+    UNION ALL SELECT 1, previous_cell, amount_1, count(*) FROM accounts WHERE amount_1 > 0 GROUP BY 1, 2, 3
 ),
-tops AS (SELECT recency, issuer, max(amount) AS top FROM bills GROUP BY 1, 2)
-SELECT cell, recency, 'at_the_maximum', count(*), count(*) FILTER (WHERE amount = top) FROM bills JOIN tops USING (recency, issuer) GROUP BY 1, 2;
+tops AS (SELECT recency, cell, sum(bills) AS bills, max(amount) AS top, arg_max(bills, amount) AS at_the_top FROM in_cells GROUP BY 1, 2)
+SELECT cell, recency, 'at_the_maximum', CAST(bills AS BIGINT),
+    CASE WHEN top = max(top) OVER (PARTITION BY recency, issuer) THEN at_the_top ELSE 0 END
+FROM tops JOIN cells USING (cell);
 
 -- Accounts that still pay the base fee of last month where most of their plan does not any more.
 INSERT INTO signal_counts
