@@ -32,7 +32,7 @@ LAID_OUT_MONTHS = 5
 """Earlier months whose bills are laid side by side: what is normal for a signal takes two more than the three it looks at."""
 
 MONTH_COLUMNS = (
-    ("cell", "amount", "card", "base", "discount", "usage", "id_like"),
+    ("cell", "amount", "card", "base", "discount", "usage"),
     ("cell", "amount", "card", "base", "discount", "usage"),
     ("amount", "usage"),
     ("amount",),
@@ -374,7 +374,6 @@ def _flag_columns(now: int, months: int) -> dict[str, str]:
 _BILL_COLUMNS = {
     "cell": "cell", "amount": "amount_minor", "card": "hash(instrument_token)", "base": "base_fee_minor",
     "discount": "discount_minor", "usage": "usage_fee_minor",
-    "id_like": "is_id(amount_minor, (SELECT grid FROM grid), customer_id, charge_id)",
 }  # fmt: skip
 """Columns as they are laid side by side, and what each is of a landed charge; a card is compared, never shown, so its hash does."""
 

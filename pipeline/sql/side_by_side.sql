@@ -7,7 +7,7 @@ SELECT
     this_month.cell AS cell, earlier_1.cell AS previous_cell, earlier_2.cell AS cell_2,
     this_month.amount AS amount_0, earlier_1.amount AS amount_1, earlier_2.amount AS amount_2,
     earlier_3.amount AS amount_3, earlier_4.amount AS amount_4, earlier_5.amount AS amount_5,
-    this_month.id_like AS id_like_0, earlier_1.id_like AS id_like_1,
+    this_month.id_like AS id_like_0,
     this_month.card AS card_0, earlier_1.card AS card_1, earlier_2.card AS card_2,
     this_month.base AS base_0, earlier_1.base AS base_1, earlier_2.base AS base_2,
     this_month.discount AS discount_0, earlier_1.discount AS discount_1, earlier_2.discount AS discount_2,

@@ -72,7 +72,7 @@ SELECT DISTINCT recency, CAST(digits AS BIGINT) * factor AS amount FROM (
 INSERT INTO signal_counts
 WITH bills AS (
     SELECT 0 AS recency, cell, amount_0 AS amount, id_like_0 AS is_id FROM accounts WHERE amount_0 > 0
-    UNION ALL SELECT 1, previous_cell, amount_1, id_like_1 FROM accounts WHERE amount_1 > 0
+    UNION ALL SELECT 1, previous_cell, amount_1, FALSE FROM accounts WHERE amount_1 > 0
 ),
 odd AS (
     SELECT cell, recency, count(*) AS base,
@@ -82,7 +82,8 @@ odd AS (
     FROM bills CROSS JOIN grid GROUP BY 1, 2
 )
 SELECT cell, recency, signal, base, hits
-FROM odd CROSS JOIN LATERAL (VALUES ('date_like', date_like), ('id_like', id_like), ('off_grid', off_grid)) signals(signal, hits);
+FROM odd CROSS JOIN LATERAL (VALUES ('date_like', date_like), ('id_like', id_like), ('off_grid', off_grid)) signals(signal, hits)
+WHERE recency = 0 OR signal <> 'id_like';  -- chance is what is normal for ids: one in ten thousand at most, the suite says
 
 -- Bills of an amount that suddenly many have: more than twice as many as in either month before, three more, and chance. A cap, a date, a
 -- filler or one customer's amount in everybody's bill leaves such a heap.
