@@ -150,7 +150,7 @@ class Makegood(Remediation, Declarations):
 
         Args:
             out: where to write the proposal.
-            left_out: billing periods whose critical findings were real faults.
+            left_out: billing periods to leave out, besides those of runs with a critical finding that people accepted as a real fault.
         """
         on_offer = set(self.periods(source)) if source else set()
         known = on_offer | {BillingPeriod.parse(label) for label in self.register.periods()}
@@ -161,6 +161,9 @@ class Makegood(Remediation, Declarations):
                 found = self._history_of(period, source, None, on_offer)
                 month = calibrate_stage.AcceptedMonth(self._landed(found.run_id), found.standing) if found else None
             months += [month] if month is not None else []
+        periods = [month.run.billing_period for month in months]
+        faulty = self.finding_decisions.faulty_runs(min(periods), max(periods)) if periods else frozenset()
+        left_out |= {month.run.billing_period for month in months if month.run.run_id in faulty}
         proposal = calibrate_stage.propose(
             months,
             engine=DuckDBEngine(),

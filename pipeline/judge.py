@@ -18,7 +18,7 @@ from typing import Any
 import expectations
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.calibration import Learned
-from pipeline.core.declared import KINDS, DeclaredChange, is_within, left_out, lifting
+from pipeline.core.declared import KINDS, PRICES, DeclaredChange, is_within, left_out, lifting
 from pipeline.core.diagnosis import causes
 from pipeline.core.findings import SEVERITIES, expected_text, findings, told
 from pipeline.core.rule import Failure, Rule, cohort_name
@@ -63,7 +63,7 @@ COUNTED = {
 
 
 TableWithout = Callable[[str, Sequence[str]], Table]
-"""Given one of `TABLES` and cohorts (`plan:LTE-49`): that table, measured without the charges of these cohorts."""
+"""Given one of `TABLES`, or `factors`, and cohorts (`plan:LTE-49`): that table, measured without the charges of these cohorts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def judge(
     """Judge a profile and its lags.
 
     A rule that a declared change lifts is asked of the declared cohort, where its failure is a note, and of all others as
-    they are without that cohort: so the change hides nothing beside it.
+    they are without that cohort: so the change hides nothing beside it. A price change that is not the declared one excuses nothing.
 
     Args:
         history: the earlier periods that the run was compared with; empty on the first run ever.
@@ -213,7 +213,9 @@ def judge(
     Raises:
         UsageError: a rule's expectation does not exist or does not take its arguments.
     """
-    changes = [change for change in declared if change.covers(billing_period)]
+    covering = [change for change in declared if change.covers(billing_period)]
+    refused = [_contradiction(change, profile, factors, without) for change in covering]
+    changes = [change for change, why in zip(covering, refused, strict=True) if not why]
     failures = _incomplete(profile, lags, history)
     not_judged = [NotJudged(rule.name, WHOLE_RUN, OUTDATED) for rule in suites.rules if suites.is_outdated(rule)]
     summary: dict[str, dict[str, Any]] = {}
@@ -242,7 +244,7 @@ def judge(
         findings(failures, billing_period=billing_period, currency=currency),
         not_judged,
         [summary[rule.name] for name in TABLES for rule in suites.rules if rule.table == name],
-        [_applied(change, failures) for change in changes],
+        [_applied(change, why, failures) for change, why in zip(covering, refused, strict=True)],
         context,
     )
 
@@ -421,8 +423,19 @@ def _as_declared(failure: Failure, changes: Sequence[DeclaredChange]) -> Failure
     return failure
 
 
-def _applied(change: DeclaredChange, failures: Sequence[Failure]) -> dict[str, Any]:
-    return asdict(change) | {"lifted": sorted({f.rule.name for f in failures if f.declared == change.told})}
+def _contradiction(change: DeclaredChange, profile: Table, factors: Table, without: TableWithout | None) -> str:
+    """Why what was measured is not what was declared; empty where it may be."""
+    table = factors
+    if change.kind == PRICES and change.cohort != WHOLE_RUN:
+        kind = change.cohort.partition(":")[0]
+        others = {cohort_name(row) for row in profile if row["cohort_kind"] == kind} - {change.cohort}
+        table = without("factors", sorted(others)) if without is not None else []
+    return change.contradicted_by(next((row for row in table if row["kind"] == "base_changed"), None))
+
+
+def _applied(change: DeclaredChange, refused: str, failures: Sequence[Failure]) -> dict[str, Any]:
+    lifted = sorted({failure.rule.name for failure in failures if failure.declared == change.told})
+    return asdict(change) | {"lifted": lifted, "refused": refused}
 
 
 def _is_evidence(row: dict[str, Any], rule: Rule) -> bool:

@@ -141,9 +141,12 @@ def tables_of(measured: Measurement) -> tuple[Table, Table, Table, Table]:
 
 
 def table_without(measured: Measurement, name: str, cohorts: Sequence[str]) -> Table:
-    """One of the tables that rules are about, measured without these cohorts: `judge.TableWithout`."""
+    """One of the tables that the judge is given, measured without these cohorts: `judge.TableWithout`."""
+    tables = {
+        "profile": measured.profile, "lags": measured.lags, "signals": measured.signals, "factors": measured.factors,
+    }  # fmt: skip
     with measured.without(cohorts):
-        return {"profile": measured.profile, "lags": measured.lags, "signals": measured.signals}[name]()
+        return tables[name]()
 
 
 def _quarantine(measured: Measurement, report_dir: Path) -> Quarantine:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,21 @@ def test_what_was_declared_keeps_no_issuer_back(verified):
         row["currency"] = "USD" if row["issuer"] == "SORA" else "KRW"
     assert verified(charges, PRICE_RISE).releasable == ["issuer:HANBIT", "issuer:MIREU"]
     assert verified(charges).releasable == []
+
+
+@pytest.mark.parametrize("percent", [2, -5])
+def test_another_price_than_was_declared_is_held(verified, percent):
+    held = verified(dearer(month("2023-09"), "PLAN-1"), replace(PRICE_RISE, percent=percent))
+    assert critical(held) == {"base_changed plan:PLAN-1"}
+    (change,) = held.declared
+    assert (change["lifted"], change["refused"]) == ([], f"base fees that changed did so by +5.0 %, not {percent:+g} %")
+
+
+def test_two_plans_may_become_dearer_by_different_percentages(verified):
+    charges = dearer(dearer(month("2023-09"), "PLAN-1"), "PLAN-2", 9)
+    second = replace(PRICE_RISE, cohort="plan:PLAN-2", percent=9, change_id="8")
+    assert verified(charges, PRICE_RISE, second).decision == "release"
+    assert verified(charges, PRICE_RISE, replace(second, percent=5)).decision == "hold"
 
 
 def test_a_closed_plan_is_missed_by_nobody(verified):

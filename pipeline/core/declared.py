@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.rule import Failure, Rule
@@ -25,6 +26,12 @@ KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What can be declared, and what each means."""
+
+PRICES = "price_change"
+"""The kind whose percentage is compared with what base fees did."""
+
+PERCENT_TOLERANCE = 0.01
+"""Base fees may move by so much more than declared, as a share: new prices are rounded to what looks well on a price list."""
 
 BY_NAME = "rule"
 """The kind that waives one rule by its name, where its suite allows it."""
@@ -91,6 +98,19 @@ class DeclaredChange:
     def covers(self, billing_period: str) -> bool:
         """Whether it is for this period; declarations expire by themselves."""
         return self.first_period <= billing_period <= self.last_period
+
+    def contradicted_by(self, ratios: Mapping[str, Any] | None) -> str:
+        """Why a price change is not the declared one; empty where it is, or nothing says otherwise.
+
+        Args:
+            ratios: quartiles of what the cohort's changed base fees are of the fees before: `lower, middle, upper`.
+        """
+        if self.kind != PRICES or self.percent is None or not ratios:
+            return ""
+        low, high = sorted((1, 1 + self.percent / 100))
+        if low - PERCENT_TOLERANCE <= ratios["lower"] and ratios["upper"] <= high + PERCENT_TOLERANCE:
+            return ""
+        return f"base fees that changed did so by {100 * (ratios['middle'] - 1):+.1f} %, not {self.percent:+g} %"
 
     def lifts(self, rule: Rule) -> bool:
         """Whether this change accounts for failures of `rule`: its suite names the kind, and a drift has its percent."""

@@ -155,7 +155,8 @@ class Verification:
         charts, quarantine: for the report.
         data_docs: path of Great Expectations' page relative to the report's folder; None if not built.
         seconds: by stage: profile, judge, quarantine, ...
-        declared: the changes declared for this period: `core.declared.DeclaredChange`, and `lifted`: the rules whose failures they excused.
+        declared: the changes declared for this period: `core.declared.DeclaredChange`, with `lifted`: the rules whose failures it
+            excused, and `refused`: why it excuses nothing, or empty.
     """
 
     run_id: str
