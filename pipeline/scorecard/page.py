@@ -48,6 +48,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     ]
     spent = ", ".join(f"{name} {seconds['median']:.2f}" for name, seconds in result["cost"].items())
     lines += [f"processor seconds a case, median: {spent}"]
+    lines += _anyway(result["held_anyway"])
     for name, title in (
         ("misses", "missed"), ("wrong_causes", "held, another cause named first"), ("false_holds", "right months that were held"),
     ):  # fmt: skip
@@ -99,6 +100,8 @@ def _beginning(result: Mapping[str, Any]) -> str:
             f"- Wrong months that must be held and were not: **{len(promised)}**.",
             f"- Right months held: **{found} of {months:,}**.",
             f"- {_diagnosis(result)}",
+            "",
+            *(f"- {line}" for line in _anyway(result["held_anyway"])),
             "",
             f"![Wrong months held, by the share of customers hit]({PICTURE_FOLDER}/{PICTURE_NAME})",
         ]
@@ -265,6 +268,11 @@ def _diagnosis(result: Mapping[str, Any]) -> str:
     held, named = result["diagnosis"]["held"], result["diagnosis"]["named"]
     share = f"{named / held:.1%}" if held else "none"
     return f"Right cause named first: {named:,} of {held:,} held wrong months ({share})."
+
+
+def _anyway(months: Sequence[str]) -> list[str]:
+    said = "Held as right months, so that their wrong ones prove nothing and are not counted"
+    return [f"{said}: {', '.join(months)}."] if months else []
 
 
 def _listed(title: str, entries: Table) -> list[str]:

@@ -60,7 +60,7 @@ class Asked:
     Attributes:
         half: whose seeds and settings.
         source: charge files to try instead of the sample and made-up months.
-        only: faults; none named: all, and clean months too.
+        only: faults; none named: all, and all right months too, not those of the last month alone.
         sizes: shares of customers instead of each fault's own.
         quick: a dozen faults on the sample and few clean months.
         right_months: right months alone, no fault.
@@ -98,8 +98,8 @@ def cases(asked: Asked, sample: Path) -> list[Case]:
     for source in _sources(asked, sample):
         if source.faulted and not asked.right_months:
             found += faults(source, only, sizes)
-        if not asked.only:
-            found += clean(source)
+        # A hold proves something only where the right month is released.
+        found += [case for case in clean(source) if not asked.only or case.period == source.periods[-1]]
     return found
 
 

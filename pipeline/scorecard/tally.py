@@ -27,16 +27,22 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
         `clean`: per group of right months and contender `months, held` and by which `rules`.
         `diagnosis`: `held, named` of all wrong months the gate held.
         `misses, wrong_causes, false_holds`: the gate's, case by case; a miss has whether it was `promised`.
+        `held_anyway`: months whose wrong ones prove nothing, and count nowhere above, because the right one is held.
         `left_out`: cases that their source cannot show; `cannot_show`: per source, faults that it never can, and why.
         `cost`: processor seconds per case and contender.
     """
     natural = {(r.source, r.period): r.natural_repeats for r in rows if r.natural_repeats is not None}
     judged = [row for row in rows if row.cannot is None]
-    wrong = [row for row in judged if row.kind == "fault"]
+    anyway = {_month(row) for row in judged if row.kind != "fault" and row.held}
+    faulted = [row for row in judged if row.kind == "fault"]
+    wrong = [row for row in faulted if _month(row) not in anyway]
     ours = [row for row in wrong if row.contender == GATE]
     held = [row for row in ours if row.held]
     return {
         "cases": len({row.case for row in judged}),
+        "held_anyway": sorted(
+            {f"{row.source}/{row.period} by {row.contender}" for row in faulted if _month(row) in anyway}
+        ),
         "left_out": len({row.case for row in rows if row.cannot is not None}),
         "cannot_show": _cannot_show(rows),
         "by_size": _by_size(wrong),
@@ -63,6 +69,11 @@ def is_promised(row: Row, natural: dict[tuple[str, str], float]) -> bool:
     if row.fault in REPEATS and natural.get((row.source, row.period), 1.0) <= RARE_REPEATS:
         smallest = SIZES[0]
     return smallest is not None and row.affected >= NEARLY * smallest * row.charges
+
+
+def _month(row: Row) -> tuple[str, str, str]:
+    """What a contender says of a source's month, right or wrong."""
+    return row.source, row.period, row.contender
 
 
 def _cannot_show(rows: Sequence[Row]) -> Table:

@@ -66,6 +66,13 @@ def test_a_right_month_that_is_held_is_a_false_hold():
     assert len(found["false_holds"]) == 1
 
 
+def test_a_hold_proves_nothing_where_the_right_month_is_held_too():
+    right = _row(None, None, held=True, rules=["far_above run: too many"])
+    found = tally([right, _row(held=True), _row(held=True, contender="3 sigma")])
+    assert [(row["contender"], row["tried"]) for row in found["by_size"]] == [("3 sigma", 1)]
+    assert found["held_anyway"] == ["s/2005-09 by makegood"] and found["diagnosis"]["held"] == 0
+
+
 def test_what_a_source_cannot_show_counts_nowhere():
     found = tally([_row("wrong_plan", cannot="no column plan_code"), _row(held=True)])
     assert found["cases"] == 1 and found["by_size"][0]["tried"] == 1
@@ -135,7 +142,7 @@ def test_what_was_found_is_not_tried_again_and_other_suites_are(tmp_path: Path):
 
 def test_the_page_says_what_was_missed_and_draws_what_was_caught(tmp_path: Path):
     rows = [_row(held=True, contender=name, causes=["unit_slip"]) for name in CONTENDERS]
-    rows += [_row("doubled", 0.01), _row(None, None, held=True, rules=["far_above run: too many"])]
+    rows += [_row("doubled", 0.01), _row(None, None, period="2005-08", held=True, rules=["far_above run: too many"])]
     result = {"half": "tuning", "base_count": 2, "asked": 6} | tally(rows)
     page = to_markdown(result)
     assert "**Unfinished**: 5 of 6 cases." in page
@@ -168,7 +175,7 @@ def test_a_stopped_scorecard_goes_on(tmp_path: Path):
     given = {"home": tmp_path, "sample": SAMPLE, "suites": SUITES, "processes": 1, "progress": no_progress}
     first = scorecard.run_scorecard(asked, **given)
     lines = (tmp_path / scorecard.RESULTS_NAME).read_text()
-    assert [row.held for row in first if row.contender == GATE] == [True, True]
+    assert [(row.fault, row.held) for row in first if row.contender == GATE] == [("times_100", True), (None, False)] * 2
     assert scorecard.run_scorecard(asked, **given, so_far=True) == first
     again = scorecard.run_scorecard(asked, **given)
     assert again == first
