@@ -131,3 +131,20 @@ def test_nothing_changes_until_a_person_applies_the_proposal(app, source, tmp_pa
     assert json.loads(app.settings.learned.read_text(encoding="utf-8"))["provenance"]["suites"] == before.digest
     with pytest.raises(UsageError, match="in force already, applied by operator"):
         app.apply_calibration(tmp_path / "proposal.json")
+
+
+@pytest.mark.parametrize(("said", "left_out"), [("accept", ["2022-02"]), ("reject", [])])
+def test_a_month_with_a_real_fault_teaches_nothing_and_one_with_a_false_alarm_does(
+    app, source, tmp_path, said, left_out
+):
+    for folder in sorted(source.glob("billing_period=*"))[:3]:
+        shutil.copytree(folder, tmp_path / "source" / folder.name)
+    run_id = app.extract(str(tmp_path / "source"), BillingPeriod(2022, 2)).run.run_id
+    finding = {"rule": "joined", "cohort": "run", "severity": "critical"}
+    app.register.record_verification(
+        run_id, suite_digest=said, history_digest="none", decision="release", findings=[finding], not_judged=[], report="r"
+    )  # fmt: skip
+    app.finding_decisions.decide(
+        run_id, kind=said, rule="joined", cohort="run", reason="looked at it", login="operator", password=None
+    )
+    assert app.calibrate(str(tmp_path / "source"))["provenance"]["left_out"] == left_out
