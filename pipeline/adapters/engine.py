@@ -219,13 +219,15 @@ class Measurement:
             "prior_weight": parameters["prior_weight"],
             "repeat_slack": parameters["repeat_slack"],
             "normal_share_default": parameters["normal_share_default"],
+            "normal_share_least": parameters["normal_share_least"],
+            "repeat_prior_weight": parameters["repeat_prior_weight"],
         }
         self._table(
             "parameters",
             "run_period VARCHAR, run_currency VARCHAR, first_day DATE, last_day DATE, month_count INTEGER, "
             "cohort_limit INTEGER, amount_limit_minor BIGINT, tax_basis_points INTEGER, moved_percent INTEGER, "
             "comparable_minimum INTEGER, normal_share_ceiling DOUBLE, prior_weight INTEGER, repeat_slack DOUBLE, "
-            "normal_share_default DOUBLE",
+            "normal_share_default DOUBLE, normal_share_least DOUBLE, repeat_prior_weight INTEGER",
             [tuple(row.values())],
         )
 

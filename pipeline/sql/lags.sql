@@ -32,9 +32,19 @@ fallback AS (
 ),
 normal AS (
     SELECT named.cohort_kind, named.cohort, named.lag - latest_lag AS lag,
-           share(named.previous_repeated, named.previous_comparable) AS normal_share
+           share(named.previous_repeated, named.previous_comparable) AS normal_share,
+           -- what may still be normal where that is the count: two standard deviations more, and one bill
+           named.previous_repeated + 2 * sqrt(named.previous_repeated) + 1 AS likely, named.previous_comparable AS of_bills
     FROM named CROSS JOIN parameters CROSS JOIN latest
     WHERE named.previous_comparable >= comparable_minimum
+),
+-- A cohort is drawn towards the run, whose repeats are chance as much as its own; with little history the run itself towards a default.
+run_normal AS (SELECT lag, likely / of_bills AS run_likely FROM normal WHERE cohort_kind = 'run'),
+likely AS (
+    SELECT cohort_kind, cohort, lag, normal_share,
+        CASE WHEN cohort_kind <> 'run' THEN (likely + repeat_prior_weight * coalesce(run_likely, normal_share)) / (of_bills + repeat_prior_weight)
+             WHEN month_count < 5 THEN greatest(run_likely, normal_share_least) ELSE run_likely END AS likely_share
+    FROM normal LEFT JOIN run_normal USING (lag) CROSS JOIN parameters
 )
 SELECT
     cohort_kind, cohort, billing_period AS compared_with, lag, comparable, repeated,
@@ -42,10 +52,10 @@ SELECT
     least_of(coalesce(normal_share, run_share), normal_share_ceiling) AS normal_share,
     share(repeated, comparable) - coalesce(least_of(coalesce(normal_share, run_share), normal_share_ceiling), 0) AS repeat_excess,
     -- where nothing says what is normal, a stated default does
-    surprise(repeated, repeat_slack * least_of(coalesce(normal_share, run_share, normal_share_default), normal_share_ceiling) * comparable + 0.5)
+    surprise(repeated, repeat_slack * least_of(coalesce(likely_share, run_share, normal_share_default), normal_share_ceiling) * comparable + 0.5)
         - ln(count(*) OVER (PARTITION BY cohort_kind)) AS repeat_surprise
 FROM named
-LEFT JOIN normal USING (cohort_kind, cohort, lag)
+LEFT JOIN likely USING (cohort_kind, cohort, lag)
 CROSS JOIN fallback
 CROSS JOIN parameters
 ORDER BY CASE cohort_kind WHEN 'run' THEN 0 WHEN 'issuer' THEN 1 WHEN 'payment_method' THEN 2 ELSE 3 END, cohort, lag
