@@ -52,7 +52,8 @@ def test_a_month_from_file_to_charge(cli, sources, settings):
     first = held["findings"][0]
     assert set(first) == {"rule", "severity", "cohort", "observed", "expected", "explanation"}
     assert "July's charges in September's run" in first["explanation"]
-    assert set(held) == {"run_id", "decision", "releasable", "findings", "not_judged", "report", "seconds"}
+    told = {"run_id", "decision", "releasable", "causes", "findings", "not_judged", "declared", "report", "seconds"}
+    assert set(held) == told
     assert Path(held["report"]).is_file()
 
     code, refused = cli("release", "--run", held["run_id"], "--as-of", "2023-09-11")

@@ -132,6 +132,32 @@ def test_what_was_declared_keeps_no_issuer_back(verified):
     assert verified(charges).releasable == []
 
 
+def test_what_heaps_up_at_a_new_price_is_no_heap_of_those_who_always_paid_as_much(suites, tmp_path):
+    """Flat bills of the dearer plan meet the amount that forty customers of another plan have paid all along."""
+
+    def flat(period: str) -> Rows:
+        rows = month(period)
+        flat_bills = [row for row in rows if row["plan_code"] == "PLAN-1"]
+        for row in flat_bills + [row for row in rows if row["plan_code"] == "PLAN-2"][:40]:
+            base = 35000 if row["plan_code"] == "PLAN-1" else 36750
+            row.update(
+                base_fee_minor=base,
+                usage_fee_minor=0,
+                discount_minor=0,
+                tax_minor=base // 10,
+                amount_minor=base * 11 // 10,
+            )
+        return dearer(rows, "PLAN-1") if period == "2023-09" else rows
+
+    earlier = as_history([land(tmp_path, period, flat(period)) for period in ("2023-06", "2023-07", "2023-08")])
+    released = verify(
+        land(tmp_path, "2023-09", flat("2023-09")), earlier, engine=DuckDBEngine(), suites=suites,
+        report_dir=tmp_path / "report", as_of=AS_OF, declared=[PRICE_RISE],
+    )  # fmt: skip
+    assert "heaped" in released.declared[0]["lifted"], "the case shows a heap at all"
+    assert released.decision == "release", critical(released)
+
+
 @pytest.mark.parametrize("percent", [2, -5])
 def test_another_price_than_was_declared_is_held(verified, percent):
     held = verified(dearer(month("2023-09"), "PLAN-1"), replace(PRICE_RISE, percent=percent))

@@ -100,6 +100,7 @@ class Measurement:
         self._run = run
         self._history = sorted(history, key=lambda month: month.billing_period, reverse=True)
         self.currency = NO_CURRENCY
+        self._heaped_without: list[tuple[str, str]] | None = None
 
     def profile(self) -> Table:
         """One row per cohort, the whole run first."""
@@ -111,6 +112,10 @@ class Measurement:
 
     def signals(self) -> Table:
         """One row per cohort, two-way cohorts included, and signal, the whole run first."""
+        left_out = self._left_out()
+        if self._history and left_out != self._heaped_without:
+            self._run_file("heaps")
+            self._heaped_without = left_out
         return self._query("signal_table")
 
     def factors(self) -> Table:
@@ -120,13 +125,16 @@ class Measurement:
     @contextmanager
     def without(self, cohorts: Sequence[str]) -> Iterator[None]:
         """Within this block, profile, lags and signals are those of the run without these cohorts, `<kind>:<value>`; blocks nest."""
-        outside = self._connection.execute("SELECT cohort_kind, cohort FROM left_out").fetchall()
+        outside = self._left_out()
         self._insert("left_out", [cohort.split(":", 1) for cohort in cohorts])
         try:
             yield
         finally:
             self._connection.execute("DELETE FROM left_out")
             self._insert("left_out", outside)
+
+    def _left_out(self) -> list[tuple[str, str]]:
+        return self._connection.execute("SELECT cohort_kind, cohort FROM left_out ORDER BY ALL").fetchall()
 
     def amounts(self) -> Table:
         """Bills by amount and month, as `core.verdict.Charts.amounts`."""
