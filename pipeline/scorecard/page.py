@@ -271,7 +271,7 @@ def _diagnosis(result: Mapping[str, Any]) -> str:
 
 
 def _anyway(months: Sequence[str]) -> list[str]:
-    said = "Held as right months, so that their wrong ones prove nothing and are not counted"
+    said = "Right months that are held, so that holding the wrong ones proves nothing and counts as no hold"
     return [f"{said}: {', '.join(months)}."] if months else []
 
 

@@ -6,6 +6,7 @@ page. Does not: how they are shown (`page`).
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.core.verdict import Table
@@ -27,7 +28,8 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
         `clean`: per group of right months and contender `months, held` and by which `rules`.
         `diagnosis`: `held, named` of all wrong months the gate held.
         `misses, wrong_causes, false_holds`: the gate's, case by case; a miss has whether it was `promised`.
-        `held_anyway`: months whose wrong ones prove nothing, and count nowhere above, because the right one is held.
+        `held_anyway`: months whose right ones are held, so that holding the wrong ones proves nothing: they count as released
+        in `recall` and `by_size`, and nowhere else.
         `left_out`: cases that their source cannot show; `cannot_show`: per source, faults that it never can, and why.
         `cost`: processor seconds per case and contender.
     """
@@ -35,8 +37,8 @@ def tally(rows: Sequence[Row]) -> dict[str, Any]:
     judged = [row for row in rows if row.cannot is None]
     anyway = {_month(row) for row in judged if row.kind != "fault" and row.held}
     faulted = [row for row in judged if row.kind == "fault"]
-    wrong = [row for row in faulted if _month(row) not in anyway]
-    ours = [row for row in wrong if row.contender == GATE]
+    wrong = [replace(row, held=row.held and _month(row) not in anyway) for row in faulted]
+    ours = [row for row in wrong if row.contender == GATE and _month(row) not in anyway]
     held = [row for row in ours if row.held]
     return {
         "cases": len({row.case for row in judged}),

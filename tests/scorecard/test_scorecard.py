@@ -69,7 +69,10 @@ def test_a_right_month_that_is_held_is_a_false_hold():
 def test_a_hold_proves_nothing_where_the_right_month_is_held_too():
     right = _row(None, None, held=True, rules=["far_above run: too many"])
     found = tally([right, _row(held=True), _row(held=True, contender="3 sigma")])
-    assert [(row["contender"], row["tried"]) for row in found["by_size"]] == [("3 sigma", 1)]
+    assert [(row["contender"], row["tried"], row["held"]) for row in found["by_size"]] == [
+        (GATE, 1, 0),
+        ("3 sigma", 1, 1),
+    ]
     assert found["held_anyway"] == ["s/2005-09 by makegood"] and found["diagnosis"]["held"] == 0
 
 
