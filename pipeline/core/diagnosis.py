@@ -238,6 +238,10 @@ SUSPECTS = (
         "joiners_missing", "new customers missing", ("joined_too_few",), (*DRIFTS, "missing"), "Compare with the customers who joined.",
     ),
     Suspect(
+        "drift", "totals moved for no single reason that shows", DRIFTS, (*DRIFTS, "usage_high"),
+        "Compare with what is known of the month: a holiday, a campaign, new prices? What was known ahead can be declared.",
+    ),
+    Suspect(
         "label", "wrong period or dates", ("wrong_period", "service_outside_period"), ("wrong_period", "service_outside_period"),
         "Is the label wrong, or are these another month's charges?",
     ),
