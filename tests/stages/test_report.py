@@ -192,7 +192,9 @@ def test_the_page_can_be_built_from_the_stored_verification_alone(tmp_path):
 
 def test_verdict_cause_stakes_and_next_step_come_before_everything_else():
     text = Page(render(held_run())).text
-    order = [text.index(part) for part in ("September 2023: held", "Amounts of an earlier month", "27,402", "₩1,570,000,000")]
+    order = [
+        text.index(part) for part in ("September 2023: held", "Amounts of an earlier month", "27,402", "₩1,570,000,000")
+    ]
     order += [text.index(part) for part in ("makegood verify --source charges --period 2023-09", "makegood run decide")]
     assert order == sorted(order)
     assert order[-1] < text.index("This run against its history")
