@@ -19,12 +19,12 @@ FACTOR_TOLERANCE = 0.2
 TIGHT_SPREAD = 2.0
 """Upper quartile over lower quartile: below, one factor explains the ratios; above, they have none in common."""
 
-CONFIDENCE = {"certain": "certain", "near certain": "near certain", "likely": "likely", "worth a look": "worth a look"}
+FEW_AMOUNTS = 8
+"""A cap, a date or a filler is one amount, or one per issuer; prices are more."""
 
-ROWS = ("duplicate_charge_id", "duplicate_account", "components_disagree", "wrong_tax", "over_limit")
 DRIFTS = (
     "total_drift", "total_drift_notable", "mean_drift", "mean_drift_notable", "median_drift", "median_drift_notable", "moved_bills",
-    "moved_bills_notable", "row_count_drift", "zero_bills", "zero_bills_notable", "negative_bills", "negative_bills_notable", "over_limit",
+    "moved_bills_raised", "zero_bills", "zero_bills_notable", "negative_bills", "negative_bills_notable", "over_limit",
 )  # fmt: skip
 AMOUNTS = (
     *DRIFTS, "far_above", "far_below", "base_changed", "discount_dropped", "discount_doubled", "usage_vanished", "usage_high", "doubled",
@@ -46,7 +46,8 @@ class Evidence:
     Attributes:
         failures: by rule.
         signals: the whole run's row by signal, failed or not.
-        factors: by group of odd bills, the quartiles of what they are of the bill before: `lower, middle, upper, bills`.
+        factors: by group of odd bills, the quartiles of what they are of the bill before: `lower, middle, upper, bills`,
+            and how many different `amounts` they have.
     """
 
     failures: Mapping[str, Sequence[Failure]]
@@ -65,15 +66,36 @@ class Evidence:
         rows = [self.signals[name] for name in signals if name in self.signals]
         return sum(max((row["hits"] or 0) - (row["normal_share"] or 0) * row["base"], 0) for row in rows)
 
-    def is_most_of_it(self, signal: str) -> bool:
-        """Whether the bills that show `signal` are at least half as many as those that show any other that failed."""
+    def is_most_of_it(self, *signals: str, part: float = 0.5) -> bool:
+        """Whether the bills that show one of `signals` are at least such a part of those that show any other signal that failed."""
+        return self.beyond_normal(*signals) >= part * self._largest()
+
+    def repeats_matter(self) -> bool:
+        """Whether the bills that repeat an earlier month are more than what another fault brings by chance."""
+        rows = [failure.row for failure in self.failures.get("repeat_share", ()) if "repeated" in failure.row]
+        kinds = {row["cohort_kind"] for row in rows}
+        asked = [row for row in rows if row["cohort_kind"] == (WHOLE_RUN if WHOLE_RUN in kinds else row["cohort_kind"])]
+        return (
+            sum(row["repeated"] - (row["normal_share"] or 0) * row["comparable"] for row in asked)
+            >= 0.2 * self._largest()
+        )
+
+    def _largest(self) -> float:
         failed = {
-            row["signal"]
+            f.row["signal"]
             for each in self.failures.values()
             for f in each
-            if (row := f.row).get("signal") and f.rule.unit == "nats"
+            if f.row.get("signal") and f.rule.unit == "nats"
         }
-        return self.beyond_normal(signal) >= 0.5 * max((self.beyond_normal(name) for name in failed), default=0)
+        return max((self.beyond_normal(name) for name in failed), default=0)
+
+    def has_few_heaps(self) -> bool:
+        """Whether what heaps up is a handful of amounts, and most of what is odd."""
+        return self.is_most_of_it("heaped") and self.factors.get("heaped", {}).get("amounts", 0) <= FEW_AMOUNTS
+
+    def heaps_are_lower(self) -> bool:
+        """Whether those who have such an amount mostly paid more before."""
+        return (self.factors.get("heaped", {}).get("upper") or 2) <= 1.1
 
     def factor(self, group: str) -> float | None:
         """The one factor that a group of odd bills has in common with what those customers pay; None where it has none."""
@@ -120,6 +142,14 @@ def _slipped(evidence: Evidence) -> bool:
     return slips >= 0.5 * far or evidence.is_power_of_ten("far_off")
 
 
+def _digits_lost(evidence: Evidence) -> bool:
+    """Most of what is odd ends in zeros, or much of it is far too low and hardly any too high."""
+    if evidence.failed("rounded_off") and evidence.is_most_of_it("rounded_off"):
+        return True
+    is_low = evidence.beyond_normal("far_below") > evidence.beyond_normal("far_above")
+    return evidence.failed("far_below", "tenth") and is_low and evidence.is_most_of_it("far_below", part=0.3)
+
+
 def _one_foreign_factor(evidence: Evidence) -> bool:
     group = "far_off" if evidence.failed("far_above", "far_below") else "off_grid"
     return evidence.factor(group) is not None and not evidence.is_power_of_ten(group)
@@ -132,6 +162,7 @@ SUSPECTS = (
         (*AMOUNTS, *COUNTS, "repeat_share_raised", "wrong_period", "service_outside_period", "method_changed", "issuer_changed",
          "plan_changed", "card_changed"),
         "Which month's extract did the billing job read? Compare its file with that month's.",
+        lambda e: e.repeats_matter(),
     ),
     Suspect(
         "sent_twice", "rows or files sent twice", ("duplicate_charge_id",), (*AMOUNTS, *COUNTS),
@@ -144,11 +175,12 @@ SUSPECTS = (
     ),
     Suspect(
         "wrong_field", "a filler where the amount belongs", ("heaped",), AMOUNTS, "Look at the amount that so many have: it is no price.",
-        lambda e: e.failed("over_limit") and e.hits("at_the_maximum") >= 0.5 * e.hits("heaped"),
+        lambda e: e.failed("over_limit") and e.has_few_heaps() and not e.heaps_are_lower(),
     ),
     Suspect(
         "file_missing", "a file is missing", ("cohort_present",), (*DRIFTS, *COUNTS, "plan_changed", "issuer_changed", "method_changed"),
         "Has that issuer's file arrived? Wait for it, or ask for it.",
+        lambda e: any(failure.cohort_kind != "plan" for failure in e.failures["cohort_present"]),
     ),
     Suspect(
         "billed_twice", "customers billed twice", ("duplicate_account", "second_cycle", "shared_card"), (*DRIFTS, *COUNTS, "heaped"),
@@ -163,6 +195,19 @@ SUSPECTS = (
         "Rows have shifted against their customers: compare ids and amounts with the source, row by row.",
     ),
     Suspect(
+        "capped", "amounts capped", ("heaped",), AMOUNTS,
+        "Those who have the most frequent amounts paid more before: look for a limit or a field too short.",
+        lambda e: e.has_few_heaps() and e.heaps_are_lower(),
+    ),
+    Suspect(
+        "one_amount", "one amount in everybody's bill", ("heaped",), AMOUNTS, "Look at the amount that so many have, and whose it is.",
+        lambda e: e.has_few_heaps(),
+    ),
+    Suspect(
+        "billed_double", "two months in one bill", ("doubled",), AMOUNTS, "Was last month's bill added once more?",
+        lambda e: e.is_most_of_it("doubled"),
+    ),
+    Suspect(
         "unit_slip", "amounts in the wrong unit", ("times_10", "times_100", "times_1000", "tenth", "hundredth", "off_grid"), AMOUNTS,
         "Minor or major units? Compare a few bills with the customers' last ones.",
         lambda e: _slipped(e) if e.failed("times_10", "times_100", "times_1000", "tenth", "hundredth") else e.is_power_of_ten("off_grid"),
@@ -173,24 +218,12 @@ SUSPECTS = (
     ),
     Suspect(
         "zeroed", "bills of zero", ("zeroed",), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
-    ),
-    Suspect(
-        "capped", "amounts capped", ("heaped",), AMOUNTS,
-        "Many bills are exactly the largest there is: look for a limit or a field too short.",
-        lambda e: e.is_most_of_it("heaped") and e.hits("at_the_maximum") >= 0.5 * e.hits("heaped"),
+        lambda e: e.is_most_of_it("zeroed"),
     ),
     Suspect(
         "truncated", "digits lost", ("rounded_off", "tenth", "hundredth", "far_below", "off_grid"), AMOUNTS,
         "Amounts end in zeros or lack a digit: look for a field too short.",
-        lambda e: (e.failed("rounded_off") and e.is_most_of_it("rounded_off"))
-        or (e.failed("far_below", "tenth") and e.beyond_normal("far_below") > e.beyond_normal("far_above")),
-    ),
-    Suspect(
-        "one_amount", "one amount in everybody's bill", ("heaped",), AMOUNTS, "Look at the amount that so many have, and whose it is.",
-        lambda e: e.is_most_of_it("heaped"),
-    ),
-    Suspect(
-        "billed_double", "two months in one bill", ("doubled",), AMOUNTS, "Was last month's bill added once more?",
+        _digits_lost,
     ),
     Suspect(
         "wrong_card", "bills to the wrong card", ("another_card", "card_changed", "method_changed", "issuer_changed"),
@@ -198,10 +231,9 @@ SUSPECTS = (
         "Compare cards with last month's, customer by customer; the amounts may be right.",
     ),
     Suspect(
-        "wrong_plan", "customers on the wrong plan", ("plan_changed",), (*AMOUNTS, "unknown_plan"),
+        "wrong_plan", "customers on the wrong plan", ("plan_changed",), (*AMOUNTS, *COUNTS, "unknown_plan"),
         "Which job moved these customers, and was it meant to?",
     ),
-    Suspect("stale_tariff", "prices of before the change", ("stale_base",), AMOUNTS, "Which customers did the new price list not reach?"),
     Suspect(
         "discount", "discounts lost or given twice", ("discount_dropped", "discount_doubled"),
         AMOUNTS, "Which discount, and since when?",
@@ -221,6 +253,7 @@ SUSPECTS = (
         "Which day or region do the usage records lack, or have twice?",
         lambda e: not e.failed("base_changed"),
     ),
+    Suspect("stale_tariff", "prices of before the change", ("stale_base",), AMOUNTS, "Which customers did the new price list not reach?"),
     Suspect(
         "price_change", "another price than last month", ("base_changed",), AMOUNTS,
         "If the price was meant to change, declare it ahead; if not, ask who changed the price list.",

@@ -279,14 +279,19 @@ def _taxed_again(case: Case) -> Columns:
 
 
 def _usage(numerator: int, case: Case) -> Columns:
-    return case.bills.columns(usage=case.bills.usage * numerator)
+    return case.bills.columns(usage=_where_billed(case, case.bills.usage * numerator))
+
+
+def _where_billed(case: Case, usage: np.ndarray) -> np.ndarray:
+    """`usage` where there is a bill to pay; a bill that was waived, or is a credit, is waived with whatever was used."""
+    return np.where(case.bills.amount > 0, usage, case.bills.usage)
 
 
 def _usage_days(days: int, case: Case) -> Columns:
     """So many days more than the month has, in the step that usage is billed in."""
     usage, in_month = case.bills.usage, case.right.billing_period.last_day.day
     step = next(step for step in (100, 10, 1) if not (usage % step).any())
-    return case.bills.columns(usage=rounded(usage * (in_month + days), in_month * step) * step)
+    return case.bills.columns(usage=_where_billed(case, rounded(usage * (in_month + days), in_month * step) * step))
 
 
 def _wrong_plan(case: Case) -> Columns:
