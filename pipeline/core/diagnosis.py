@@ -57,10 +57,6 @@ class Evidence:
     def failed(self, *rules: str) -> bool:
         return any(rule in self.failures for rule in rules)
 
-    def hits(self, signal: str) -> int:
-        """Bills of the whole run that show `signal`."""
-        return self.signals.get(signal, {}).get("hits") or 0
-
     def beyond_normal(self, *signals: str) -> float:
         """Bills of the whole run that show one of `signals`, beyond what is normal."""
         rows = [self.signals[name] for name in signals if name in self.signals]
