@@ -29,6 +29,9 @@ from pipeline.ports import LandedRun, no_progress
 
 Half = Literal["tuning", "reporting"]
 
+REPORTING_SEEDS = 101
+"""Seeds of the reporting half are odd from here on; nobody has looked at their months before they were reported."""
+
 BASES_PER_HALF = 28
 """Of twelve judged months each: more than 300 right months a half, those of a declared price change not counted."""
 
@@ -92,8 +95,11 @@ class Base:
 
 
 def bases(half: Half, count: int = BASES_PER_HALF) -> tuple[Base, ...]:
-    """The half's bases: even seeds to tune with, odd ones to report, their settings drawn by the seed."""
-    return tuple(_base(2 * place + (half == "reporting"), place) for place in range(1, count + 1))
+    """The half's bases: even seeds to tune with, odd ones from 101 to report (those below were looked at while tuning), their settings
+    drawn by the seed."""
+    return tuple(
+        _base(2 * place + (REPORTING_SEEDS if half == "reporting" else 0), place) for place in range(1, count + 1)
+    )
 
 
 def _base(seed: int, place: int) -> Base:

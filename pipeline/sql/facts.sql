@@ -70,6 +70,7 @@ CREATE TEMP TABLE lag_facts AS
 WITH varied AS (
     SELECT
         cell, amount_0, amount_1, amount_2, amount_3, amount_4,
+        coalesce(usage_0 = 0 AND usage_1 = 0, FALSE) AS is_flat,
         month_count >= 2 AND amount_1 <> amount_2
             AND (month_count = 2 OR (amount_3 <> amount_1 AND amount_3 <> amount_2)) AS recent,
         amount_1 <> amount_2 AND amount_4 <> amount_1 AND amount_4 <> amount_2 AS fourth,
@@ -82,6 +83,8 @@ pairs AS (
         cell,
         count(*) FILTER (WHERE recent AND amount_0 > 0 AND amount_1 > 0) AS comparable_1,
         count(*) FILTER (WHERE recent AND amount_0 > 0 AND amount_0 = amount_1) AS repeated_1,
+        -- nothing was used in either month: two changes of price or plan in a row, and now the same again
+        count(*) FILTER (WHERE recent AND amount_0 > 0 AND amount_0 = amount_1 AND is_flat) AS flat_1,
         count(*) FILTER (WHERE recent AND amount_0 > 0 AND amount_2 > 0) AS comparable_2,
         count(*) FILTER (WHERE recent AND amount_0 > 0 AND amount_0 = amount_2) AS repeated_2,
         count(*) FILTER (WHERE before AND amount_1 > 0 AND amount_2 > 0) AS previous_comparable_2,
@@ -96,8 +99,8 @@ pairs AS (
         count(*) FILTER (WHERE before AND amount_1 > 0 AND amount_1 = amount_4) AS previous_repeated_4
     FROM varied GROUP BY cell
 )
-SELECT cell, 1 AS recency, comparable_1 AS comparable, repeated_1 AS repeated,
+SELECT cell, 1 AS recency, comparable_1 AS comparable, repeated_1 AS repeated, flat_1 AS flat,
        CAST(0 AS BIGINT) AS previous_comparable, CAST(0 AS BIGINT) AS previous_repeated FROM pairs
-UNION ALL SELECT cell, 2, comparable_2, repeated_2, previous_comparable_2, previous_repeated_2 FROM pairs
-UNION ALL SELECT cell, 3, comparable_3, repeated_3, previous_comparable_3, previous_repeated_3 FROM pairs
-UNION ALL SELECT cell, 4, comparable_4, repeated_4, previous_comparable_4, previous_repeated_4 FROM pairs;
+UNION ALL SELECT cell, 2, comparable_2, repeated_2, 0, previous_comparable_2, previous_repeated_2 FROM pairs
+UNION ALL SELECT cell, 3, comparable_3, repeated_3, 0, previous_comparable_3, previous_repeated_3 FROM pairs
+UNION ALL SELECT cell, 4, comparable_4, repeated_4, 0, previous_comparable_4, previous_repeated_4 FROM pairs;

@@ -41,8 +41,8 @@ SELECT
     times_low * 1.1 >= 0.1 AND times_high <= 0.11 AS tenth,
     times_low * 1.1 >= 0.01 AND times_high <= 0.011 AS hundredth,
     -- usage doubles and halves a bill by itself; a base fee does not
-    times_low * 1.1 >= 2 AND times_high <= 2.2 AND (base IS NULL OR same_plan AND base <> last_base) AS doubled,
-    times_low * 1.1 >= 0.5 AND times_high <= 0.55 AND (base IS NULL OR same_plan AND base <> last_base) AS halved,
+    times_low * 1.1 >= 2 AND times_high <= 2.2 AND (base IS NULL OR same_plan AND is_about(CAST(base AS DOUBLE), last_base, last_base, 2)) AS doubled,
+    times_low * 1.1 >= 0.5 AND times_high <= 0.55 AND (base IS NULL OR same_plan AND is_about(CAST(base AS DOUBLE), last_base, last_base, 0.5)) AS halved,
     times_high >= 5 AS far_above,
     times_low > 0 AND times_low <= 0.2 AS far_below,
     amount = 0 AS zeroed,

@@ -12,6 +12,7 @@ added AS (
         coalesce(issuer_cohort, payment_method_cohort, plan_cohort, '') AS cohort,
         CAST(coalesce(sum(comparable), 0) AS BIGINT) AS comparable,
         CAST(coalesce(sum(repeated), 0) AS BIGINT) AS repeated,
+        CAST(coalesce(sum(flat), 0) AS BIGINT) AS flat,
         CAST(coalesce(sum(previous_comparable), 0) AS BIGINT) AS previous_comparable,
         CAST(coalesce(sum(previous_repeated), 0) AS BIGINT) AS previous_repeated
     FROM chosen
@@ -22,7 +23,7 @@ added AS (
 ),
 named AS (
     SELECT cohort_kind, cohort, billing_period, lag,
-           comparable, repeated, previous_comparable, previous_repeated
+           comparable, repeated, flat, previous_comparable, previous_repeated
     FROM added JOIN months USING (recency)
 ),
 latest AS (SELECT lag AS latest_lag FROM months WHERE recency = 1),
@@ -52,7 +53,7 @@ SELECT
     least_of(coalesce(normal_share, run_share), normal_share_ceiling) AS normal_share,
     share(repeated, comparable) - coalesce(least_of(coalesce(normal_share, run_share), normal_share_ceiling), 0) AS repeat_excess,
     -- where nothing says what is normal, a stated default does
-    surprise(repeated, repeat_slack * least_of(coalesce(likely_share, run_share, normal_share_default), normal_share_ceiling) * comparable + 0.5)
+    surprise(repeated - flat, repeat_slack * least_of(coalesce(likely_share, run_share, normal_share_default), normal_share_ceiling) * comparable + 0.5)
         - ln(count(*) OVER (PARTITION BY cohort_kind)) AS repeat_surprise
 FROM named
 LEFT JOIN likely USING (cohort_kind, cohort, lag)

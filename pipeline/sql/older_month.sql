@@ -5,6 +5,7 @@ SELECT
     min(recency),
     count(*) FILTER (WHERE varied_now AND amount_0 > 0 AND older.amount > 0),
     count(*) FILTER (WHERE varied_now AND amount_0 > 0 AND amount_0 = older.amount),
+    0,
     count(*) FILTER (WHERE varied_before AND amount_1 > 0 AND older.amount > 0),
     count(*) FILTER (WHERE varied_before AND amount_1 > 0 AND amount_1 = older.amount)
 FROM (

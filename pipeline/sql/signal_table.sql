@@ -1,7 +1,7 @@
 -- Signals by cohort: how many bills show each, how many would be normal, and how surprising the difference is.
 --
 -- Normal is the largest share that the signal had in an earlier month, or what was learned from more of them; a cohort's own share is
--- drawn towards the whole run's, as if prior_weight more of its bills had shown that. Up to `slack` times as many still count as
+-- drawn towards the whole run's, as if prior_weight more of its bills had shown that. Expected is the larger of that and of its own. Up to `slack` times as many still count as
 -- normal, and half a bill is expected even of what has never been seen. From surprise and deficit goes what comes of asking many
 -- cohorts: the logarithm of their number.
 WITH chosen AS (
@@ -22,18 +22,22 @@ added AS (
 ),
 run AS (SELECT signal, recency, share(hits, base) AS run_share FROM added WHERE cohort_kind = 'run' AND recency > 0 AND base > 0),
 shares AS (
-    SELECT a.cohort_kind, a.cohort, a.signal, (coalesce(e.hits, 0) + prior_weight * run_share) / (coalesce(e.base, 0) + prior_weight) AS normal
+    SELECT a.cohort_kind, a.cohort, a.signal, (coalesce(e.hits, 0) + prior_weight * run_share) / (coalesce(e.base, 0) + prior_weight) AS drawn,
+        -- the count itself is chance: a standard deviation more, and half a bill, may still be normal
+        CASE WHEN e.base > 0 THEN (e.hits + sqrt(e.hits) + 0.5) / e.base END AS own
     FROM added a
     JOIN run r ON r.signal = a.signal
     LEFT JOIN added e ON e.signal = a.signal AND e.recency = r.recency AND e.cohort_kind = a.cohort_kind AND e.cohort = a.cohort
     CROSS JOIN parameters
     WHERE a.recency = 0
 ),
-normal AS (SELECT cohort_kind, cohort, signal, max(normal) AS highest, min(normal) AS lowest FROM shares GROUP BY ALL),
+normal AS (
+    SELECT cohort_kind, cohort, signal, max(drawn) AS highest, max(greatest(drawn, own)) AS likely, min(drawn) AS lowest FROM shares GROUP BY ALL
+),
 judged AS (
     SELECT a.cohort_kind, a.cohort, a.signal, a.base, a.hits, share(a.hits, a.base) AS share,
         coalesce(l.highest, n.highest, d.normal_share) AS normal_share,
-        d.slack * coalesce(l.highest, n.highest, d.normal_share) * a.base + 0.5 AS expected,
+        d.slack * coalesce(l.highest, n.likely, d.normal_share) * a.base + 0.5 AS expected,
         coalesce(l.lowest, n.lowest) / d.slack * a.base AS expected_least
     FROM added a
     JOIN signal_defaults d USING (signal)
