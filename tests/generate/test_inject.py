@@ -206,7 +206,7 @@ def test_an_earlier_months_amounts_for_everybody_are_those_of_the_incident(tmp_p
 
 
 def test_units_slip_by_exactly_their_factor(tmp_path):
-    for fault, factor in (("times_10", 10), ("times_100", 100), ("times_1000", 1_000), ("doubled", 2)):
+    for fault, factor in (("times_10", 10), ("times_100", 100), ("times_1000", 1_000)):
         truth = pq.read_table(inject(SAMPLE, tmp_path / fault, fault=fault, period=SAMPLED, size=0.01).truth)
         assert pc.all(pc.equal(truth["wrong_minor"], pc.multiply(truth["right_minor"], factor))).as_py()
 
