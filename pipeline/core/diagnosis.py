@@ -138,6 +138,22 @@ def _slipped(evidence: Evidence) -> bool:
     return slips >= 0.5 * far or evidence.is_power_of_ten("far_off")
 
 
+def _wrong_unit(evidence: Evidence) -> bool:
+    if evidence.failed("times_10", "times_100", "times_1000", "tenth", "hundredth"):
+        return _slipped(evidence)
+    return evidence.is_power_of_ten("far_off" if evidence.failed("far_above", "far_below") else "off_grid")
+
+
+def _capped(evidence: Evidence) -> bool:
+    """The most frequent amounts are the largest there are, of some bills, or those who have them paid more before."""
+    heaps = evidence.signals.get("heaped", {"hits": 0, "base": 0})
+    is_top = (
+        evidence.beyond_normal("at_the_maximum") >= 0.5 * evidence.beyond_normal("heaped")
+        and heaps["hits"] * 2 < heaps["base"]
+    )
+    return evidence.has_few_heaps() and (evidence.heaps_are_lower() or is_top)
+
+
 def _digits_lost(evidence: Evidence) -> bool:
     """Most of what is odd ends in zeros, or much of it is far too low and hardly any too high."""
     if evidence.failed("rounded_off") and evidence.is_most_of_it("rounded_off"):
@@ -148,7 +164,9 @@ def _digits_lost(evidence: Evidence) -> bool:
 
 def _one_foreign_factor(evidence: Evidence) -> bool:
     group = "far_off" if evidence.failed("far_above", "far_below") else "off_grid"
-    return evidence.factor(group) is not None and not evidence.is_power_of_ten(group)
+    signals = ("far_above", "far_below") if group == "far_off" else ("off_grid",)
+    is_much = evidence.is_most_of_it(*signals, part=0.3)
+    return is_much and evidence.factor(group) is not None and not evidence.is_power_of_ten(group)
 
 
 SUSPECTS = (
@@ -193,7 +211,7 @@ SUSPECTS = (
     Suspect(
         "capped", "amounts capped", ("heaped",), AMOUNTS,
         "Those who have the most frequent amounts paid more before: look for a limit or a field too short.",
-        lambda e: e.has_few_heaps() and e.heaps_are_lower(),
+        _capped,
     ),
     Suspect(
         "one_amount", "one amount in everybody's bill", ("heaped",), AMOUNTS, "Look at the amount that so many have, and whose it is.",
@@ -204,9 +222,11 @@ SUSPECTS = (
         lambda e: e.is_most_of_it("doubled"),
     ),
     Suspect(
-        "unit_slip", "amounts in the wrong unit", ("times_10", "times_100", "times_1000", "tenth", "hundredth", "off_grid"), AMOUNTS,
+        "unit_slip", "amounts in the wrong unit",
+        ("times_10", "times_100", "times_1000", "tenth", "hundredth", "far_above", "far_below", "off_grid"),
+        AMOUNTS,
         "Minor or major units? Compare a few bills with the customers' last ones.",
-        lambda e: _slipped(e) if e.failed("times_10", "times_100", "times_1000", "tenth", "hundredth") else e.is_power_of_ten("off_grid"),
+        _wrong_unit,
     ),
     Suspect(
         "currency", "amounts in another currency", ("far_below", "far_above", "off_grid"), AMOUNTS,
@@ -215,6 +235,10 @@ SUSPECTS = (
     Suspect(
         "zeroed", "bills of zero", ("zeroed",), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
         lambda e: e.is_most_of_it("zeroed"),
+    ),
+    Suspect(
+        "usage", "usage lost", ("usage_vanished",), AMOUNTS, "Which day or region do the usage records lack?",
+        lambda e: e.is_most_of_it("usage_vanished") and not e.failed("base_changed"),
     ),
     Suspect(
         "truncated", "digits lost", ("rounded_off", "tenth", "hundredth", "far_below", "off_grid"), AMOUNTS,
