@@ -76,15 +76,7 @@ def verify(
             measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
         with clock.stage("profile"):
             tables = tables_of(measured)
-        judged = partial(
-            judge,
-            suites=suites,
-            billing_period=run.billing_period,
-            history=[month.billing_period for month in used],
-            currency=measured.currency,
-            declared=declared,
-            without=partial(table_without, measured),
-        )
+        judged = _asked(run, used, measured, suites, declared)
         progress("judging", 0, None)
         with clock.stage("judge"):
             verdict = judged(*tables)
@@ -114,6 +106,25 @@ def verify(
     )
     verification.save(report_dir)
     return verification
+
+
+def _asked(
+    run: LandedRun,
+    used: Sequence[HistoryPeriod],
+    measured: Measurement,
+    suites: Suites,
+    declared: Sequence[DeclaredChange],
+) -> Any:
+    """`judge` for this run: what is left to give are the tables."""
+    return partial(
+        judge,
+        suites=suites,
+        billing_period=run.billing_period,
+        history=[month.billing_period for month in used],
+        currency=measured.currency,
+        declared=declared,
+        without=partial(table_without, measured),
+    )
 
 
 def _releasable(verdict: Verdict, profile: Table, measured: Measurement, judged: Any) -> list[str]:
