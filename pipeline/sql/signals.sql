@@ -22,22 +22,34 @@ SELECT previous_cell, 0, 'cut_off', any_value(base), count(*) FILTER (WHERE is_a
 FROM (SELECT cell AS previous_cell, sum(base) AS base FROM signal_counts WHERE signal = 'missing' AND recency = 0 GROUP BY 1)
 LEFT JOIN placed USING (previous_cell) GROUP BY 1;
 
--- Bills that moved by more than a tenth to exactly what the row before or behind had last month; the control looks seven rows away.
+-- Bills that moved by more than a tenth to about what the row before or behind had last month, and so did the ones next to them: shifted
+-- rows lie in a stretch, and of three such bills within five rows the middle one counts. What is normal is the same with rows further
+-- away, which nothing brings together; at two distances, for one alone is chance itself.
 INSERT INTO signal_counts
 WITH beside AS (
-    SELECT cell, amount_0 AS amount, amount_1 AS last,
-        lag(amount_1) OVER rows_of_file AS behind, lead(amount_1) OVER rows_of_file AS ahead,
-        lag(amount_1, 7) OVER rows_of_file AS far_behind, lead(amount_1, 7) OVER rows_of_file AS far_ahead
+    SELECT cell, file, source_row, amount_0 AS amount, amount_1 AS last, [
+        lag(amount_1) OVER rows_of_file, lag(amount_1, 7) OVER rows_of_file, lag(amount_1, 12) OVER rows_of_file,
+        lead(amount_1) OVER rows_of_file, lead(amount_1, 7) OVER rows_of_file, lead(amount_1, 12) OVER rows_of_file] AS others
     FROM accounts WHERE cell IS NOT NULL
     WINDOW rows_of_file AS (PARTITION BY file ORDER BY source_row)
 ),
 moved AS (SELECT * FROM beside WHERE amount > 0 AND last > 0 AND moved(amount, last, 10)),
+alike AS (
+    SELECT cell, file, source_row, place FROM (SELECT *, unnest(others) AS other, unnest(range(6)) AS place FROM moved)
+    WHERE other > 0 AND NOT moved(amount, other, 5)
+),
+in_a_row AS (
+    SELECT cell, source_row, place % 3 = 0 AS is_near FROM alike
+    WINDOW alike_rows AS (PARTITION BY file, place ORDER BY source_row)
+    QUALIFY lead(source_row) OVER alike_rows - lag(source_row) OVER alike_rows <= 4
+),
 counted AS (
-    SELECT cell, count(*) AS base, count(*) FILTER (WHERE amount = behind OR amount = ahead) AS near,
-        count(*) FILTER (WHERE amount = far_behind OR amount = far_ahead) AS control
-    FROM moved GROUP BY cell
+    SELECT cell, count(*) AS base, any_value(near) AS near, any_value(control) AS control FROM moved
+    LEFT JOIN (SELECT cell, count(*) FILTER (WHERE is_near) AS near, count(*) FILTER (WHERE NOT is_near) AS control FROM in_a_row GROUP BY 1) USING (cell)
+    GROUP BY cell
 )
-SELECT cell, 0, 'neighbours', base, near FROM counted UNION ALL SELECT cell, 1, 'neighbours', base, control FROM counted;
+SELECT cell, 0, 'neighbours', base, coalesce(near, 0) FROM counted
+UNION ALL SELECT cell, 1, 'neighbours', 2 * base, coalesce(control, 0) FROM counted;
 
 -- Bills that go to a card which last month was another customer's, and new accounts on a card that somebody has already.
 INSERT INTO signal_counts
