@@ -6,8 +6,9 @@ the evidence carries takes every failure it explains, and what is left is asked 
 rules it breaks.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core.rule import Failure
@@ -19,8 +20,27 @@ FACTOR_TOLERANCE = 0.2
 TIGHT_SPREAD = 2.0
 """Upper quartile over lower quartile: below, one factor explains the ratios; above, they have none in common."""
 
+ONE_STEP = 1.02
+"""Upper quartile over lower quartile of fees that moved by one percentage: below, rounding explains the difference."""
+
+SMALL_STEP = 0.1
+"""A creeping price moves by less than this each month; what moves by more is a price change that people notice."""
+
+FAR = 2.0
+"""A factor between currencies is further from one than what bills do by themselves."""
+
+PART_OF_A_PLAN = 0.5
+"""Share of a plan's customers: below, another base fee is not the plan's new price."""
+
 FEW_AMOUNTS = 8
 """A cap, a date or a filler is one amount, or one per issuer; prices are more."""
+
+NEARLY_ALL = 0.9
+"""Part of what is odd that heaped amounts must be, to be the fault itself: whoever is billed one amount in place of another is in the heap,
+while lost usage or another plan leaves heaps of some."""
+
+CLEARLY = 1.5
+"""Logarithm of how much likelier so many repeats are with a cause than without it, to name it: a few months are asked."""
 
 DRIFTS = (
     "total_drift", "total_drift_notable", "mean_drift", "mean_drift_notable", "median_drift", "median_drift_notable", "moved_bills",
@@ -32,6 +52,15 @@ AMOUNTS = (
     "sign_flipped", "neighbours", "components_disagree", "wrong_tax", "stale_base", "date_like", "id_like",
 )  # fmt: skip
 """Rules that wrong amounts break, whatever made them wrong."""
+
+GROUPS = {
+    "far_off": ("far_above", "far_below"),
+    "off_grid": ("off_grid",),
+    "base_changed": ("base_changed",),
+}
+"""Groups of odd bills whose factor is measured, and the signals that they show."""
+
+MISLABELLED = ("wrong_period", "service_outside_period")
 
 COUNTS = ("missing", "customers_missing", "customers_missing_raised", "cut_off", "cohort_present", "joined", "joined_too_few",
           "customers_new", "customers_new_raised", "returned", "shared_card", "second_cycle", "another_card",
@@ -48,11 +77,13 @@ class Evidence:
         signals: the whole run's row by signal, failed or not.
         factors: by group of odd bills, the quartiles of what they are of the bill before: `lower, middle, upper, bills`,
             and how many different `amounts` they have.
+        lags: the whole run's row by earlier month: how many bills repeat it.
     """
 
     failures: Mapping[str, Sequence[Failure]]
     signals: Mapping[str, dict[str, Any]]
     factors: Mapping[str, dict[str, Any]]
+    lags: Table
 
     def failed(self, *rules: str) -> bool:
         return any(rule in self.failures for rule in rules)
@@ -64,7 +95,7 @@ class Evidence:
 
     def is_most_of_it(self, *signals: str, part: float = 0.5) -> bool:
         """Whether the bills that show one of `signals` are at least such a part of those that show any other signal that failed."""
-        return self.beyond_normal(*signals) >= part * self._largest()
+        return self.beyond_normal(*signals) >= part * self.largest()
 
     def repeats_matter(self) -> bool:
         """Whether the bills that repeat an earlier month are more than what another fault brings by chance."""
@@ -73,10 +104,11 @@ class Evidence:
         asked = [row for row in rows if row["cohort_kind"] == (WHOLE_RUN if WHOLE_RUN in kinds else row["cohort_kind"])]
         return (
             sum(row["repeated"] - (row["normal_share"] or 0) * row["comparable"] for row in asked)
-            >= 0.2 * self._largest()
+            >= 0.2 * self.largest()
         )
 
-    def _largest(self) -> float:
+    def largest(self) -> float:
+        """Bills beyond what is normal of the signal that failed in most."""
         failed = {
             f.row["signal"]
             for each in self.failures.values()
@@ -85,24 +117,34 @@ class Evidence:
         }
         return max((self.beyond_normal(name) for name in failed), default=0)
 
+    def mislabelled_repeat(self) -> bool:
+        """Whether about as many bills more repeat an earlier month as have a wrong label or dates.
+
+        Asked by likelihood: so few repeats need not be surprising among all that come by themselves.
+        """
+        wrong = [f for rule in MISLABELLED for f in self.failures.get(rule, ()) if f.cohort_kind == WHOLE_RUN]
+        share = max((failure.value / failure.row["row_count"] for failure in wrong), default=0)
+        return any(_repeats_speak_for(share, row) for row in self.lags if row["comparable"])
+
     def has_few_heaps(self) -> bool:
-        """Whether what heaps up is a handful of amounts, and most of what is odd."""
-        return self.is_most_of_it("heaped") and self.factors.get("heaped", {}).get("amounts", 0) <= FEW_AMOUNTS
+        """Whether what heaps up is a handful of amounts, and nearly all of what is odd."""
+        few = self.factors.get("heaped", {}).get("amounts", 0) <= FEW_AMOUNTS
+        return few and self.is_most_of_it("heaped", part=NEARLY_ALL)
+
+    def heaps_are_all_there_is(self) -> bool:
+        """Whether most bills have such an amount where most of the heaps are: at that issuer, or in the run."""
+        rows = [failure.row for failure in self.failures["heaped"] if failure.cohort_kind == "issuer"]
+        most = max(rows, key=lambda row: row["hits"], default=self.signals["heaped"])
+        return 2 * most["hits"] >= most["base"]
 
     def heaps_are_lower(self) -> bool:
         """Whether those who have such an amount mostly paid more before."""
         return (self.factors.get("heaped", {}).get("upper") or 2) <= 1.1
 
-    def factor(self, group: str) -> float | None:
+    def factor(self, group: str, *, spread: float = TIGHT_SPREAD) -> float | None:
         """The one factor that a group of odd bills has in common with what those customers pay; None where it has none."""
         row = self.factors.get(group)
-        if (
-            not row
-            or not row["bills"]
-            or not row["lower"]
-            or row["lower"] <= 0
-            or row["upper"] > TIGHT_SPREAD * row["lower"]
-        ):
+        if not row or not row["bills"] or not row["lower"] or row["lower"] <= 0 or row["upper"] > spread * row["lower"]:
             return None
         return row["middle"]
 
@@ -110,6 +152,11 @@ class Evidence:
         factor = self.factor(group)
         powers = (0.001, 0.01, 0.1, 10, 100, 1000)
         return factor is not None and any(abs(factor / power - 1) <= FACTOR_TOLERANCE for power in powers)
+
+    def is_far_factor(self, group: str) -> bool:
+        """Whether a group shares a factor as lies between two currencies: far from one, and no power of ten."""
+        factor = self.factor(group)
+        return factor is not None and not 1 / FAR <= factor <= FAR and not self.is_power_of_ten(group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +178,14 @@ class Suspect:
     carried: Callable[[Evidence], bool] = lambda evidence: True
 
 
+def _repeats_speak_for(share: float, lag: Mapping[str, Any]) -> bool:
+    """Whether it is likelier that this share of the bills has the amounts of the lag's month than that none has."""
+    normal = (lag["normal_share"] or 0) * lag["comparable"]
+    normal += math.sqrt(normal) + 0.5  # counted in one month, so chance itself
+    more = share * lag["comparable"]
+    return lag["repeated"] * math.log(1 + more / normal) - more > CLEARLY
+
+
 def _slipped(evidence: Evidence) -> bool:
     """Most of the bills that are far off are off by a power of ten."""
     slips = evidence.beyond_normal("times_10", "times_100", "times_1000", "tenth", "hundredth")
@@ -141,17 +196,37 @@ def _slipped(evidence: Evidence) -> bool:
 def _wrong_unit(evidence: Evidence) -> bool:
     if evidence.failed("times_10", "times_100", "times_1000", "tenth", "hundredth"):
         return _slipped(evidence)
-    return evidence.is_power_of_ten("far_off" if evidence.failed("far_above", "far_below") else "off_grid")
+    return any(evidence.is_power_of_ten(group) for group in _odd_groups(evidence))
+
+
+def _odd_groups(evidence: Evidence) -> list[str]:
+    """Groups of odd bills of which a signal failed, and that are much of what is odd: one factor of theirs tells of all."""
+    return [
+        group
+        for group, signals in GROUPS.items()
+        if evidence.failed(*signals) and evidence.is_most_of_it(*signals, part=0.3)
+    ]
 
 
 def _capped(evidence: Evidence) -> bool:
     """The most frequent amounts are the largest there are, of some bills, or those who have them paid more before."""
-    heaps = evidence.signals.get("heaped", {"hits": 0, "base": 0})
-    is_top = (
-        evidence.beyond_normal("at_the_maximum") >= 0.5 * evidence.beyond_normal("heaped")
-        and heaps["hits"] * 2 < heaps["base"]
-    )
-    return evidence.has_few_heaps() and (evidence.heaps_are_lower() or is_top)
+    if not evidence.has_few_heaps():
+        return False
+    is_top = evidence.beyond_normal("at_the_maximum") >= 0.5 * evidence.beyond_normal("heaped")
+    return evidence.heaps_are_lower() or (is_top and not evidence.heaps_are_all_there_is())
+
+
+def _at_a_limit(evidence: Evidence) -> bool:
+    """Nearly all that is odd is the largest amount there is, and lower than before - an amount that many had anyway, or it were a heap."""
+    groups = (evidence.factors[kind] for kind in ("base_changed", "far_off") if kind in evidence.factors)
+    is_lower = any(group["bills"] >= 0.5 * evidence.largest() and group["upper"] < 1 for group in groups)
+    return is_lower and evidence.is_most_of_it("at_the_maximum", part=NEARLY_ALL)
+
+
+def _rated_at_nothing(evidence: Evidence) -> bool:
+    """Zero is most of what is odd, and what is not zero is as ever: where digits are lost, that is next to nothing."""
+    zero = evidence.beyond_normal("zeroed")
+    return evidence.is_most_of_it("zeroed") and evidence.beyond_normal("far_below") < 0.1 * zero
 
 
 def _digits_lost(evidence: Evidence) -> bool:
@@ -159,24 +234,41 @@ def _digits_lost(evidence: Evidence) -> bool:
     if evidence.failed("rounded_off") and evidence.is_most_of_it("rounded_off"):
         return True
     is_low = evidence.beyond_normal("far_below") > evidence.beyond_normal("far_above")
-    return evidence.failed("far_below", "tenth") and is_low and evidence.is_most_of_it("far_below", part=0.3)
+    return evidence.failed("far_below", "tenth") and is_low and evidence.is_most_of_it("far_below", "zeroed", part=0.3)
 
 
 def _one_foreign_factor(evidence: Evidence) -> bool:
-    group = "far_off" if evidence.failed("far_above", "far_below") else "off_grid"
-    signals = ("far_above", "far_below") if group == "far_off" else ("off_grid",)
-    is_much = evidence.is_most_of_it(*signals, part=0.3)
-    return is_much and evidence.factor(group) is not None and not evidence.is_power_of_ten(group)
+    return any(evidence.is_far_factor(group) for group in _odd_groups(evidence))
+
+
+def _creeping(evidence: Evidence) -> bool:
+    """Base fees of as many customers as last month moved again, by one small step, and nothing fails in more bills."""
+    factor = evidence.factor("base_changed", spread=ONE_STEP)
+    if factor is None or evidence.failed("base_changed"):
+        return False
+    return 0 < abs(factor - 1) < SMALL_STEP and evidence.factors["base_changed"]["bills"] >= evidence.largest()
+
+
+def _reaches_a_part(evidence: Evidence) -> bool:
+    """One step of the base fee, for less than half of every plan: a price list changes for a plan, not for some on it."""
+    rows = [failure.row for failure in evidence.failures["base_changed"]]
+    asked = [row for row in rows if row["cohort_kind"] == "plan"] or rows
+    return max(row["hits"] / row["base"] for row in asked) < PART_OF_A_PLAN
 
 
 SUSPECTS = (
     Suspect("card_number", "card numbers where none belongs", ("card_number",), (), "Stop the export; card numbers must not be stored."),
     Suspect(
         "earlier_month", "amounts of an earlier month", ("repeat_share",),
-        (*AMOUNTS, *COUNTS, "repeat_share_raised", "wrong_period", "service_outside_period", "method_changed", "issuer_changed",
+        (*AMOUNTS, *COUNTS, *MISLABELLED, "repeat_share_raised", "method_changed", "issuer_changed",
          "plan_changed", "card_changed"),
         "Which month's extract did the billing job read? Compare its file with that month's.",
         lambda e: e.repeats_matter(),
+    ),
+    Suspect(
+        "earlier_month", "bills of an earlier month, amounts and labels", MISLABELLED, MISLABELLED,
+        "Which month's extract did the billing job read? Compare its file with that month's.",
+        lambda e: e.mislabelled_repeat(),
     ),
     Suspect(
         "sent_twice", "rows or files sent twice", ("duplicate_charge_id",), (*AMOUNTS, *COUNTS),
@@ -209,6 +301,10 @@ SUSPECTS = (
         "Rows have shifted against their customers: compare ids and amounts with the source, row by row.",
     ),
     Suspect(
+        "slow_creep", "prices that creep from month to month", ("stale_base", "heaped", "rounded_off", *DRIFTS), AMOUNTS,
+        "Base fees rose last month and again, by the same small step: compare the price list with those of earlier months.", _creeping,
+    ),
+    Suspect(
         "capped", "amounts capped", ("heaped",), AMOUNTS,
         "Those who have the most frequent amounts paid more before: look for a limit or a field too short.",
         _capped,
@@ -218,23 +314,28 @@ SUSPECTS = (
         lambda e: e.has_few_heaps(),
     ),
     Suspect(
+        "capped", "amounts capped", ("halved", "tenth", "far_below", "base_changed"), AMOUNTS,
+        "All these bills have the largest amount there is, and paid more before: look for a limit or a field too short.",
+        _at_a_limit,
+    ),
+    Suspect(
         "billed_double", "two months in one bill", ("doubled",), AMOUNTS, "Was last month's bill added once more?",
         lambda e: e.is_most_of_it("doubled"),
     ),
     Suspect(
         "unit_slip", "amounts in the wrong unit",
-        ("times_10", "times_100", "times_1000", "tenth", "hundredth", "far_above", "far_below", "off_grid"),
+        ("times_10", "times_100", "times_1000", "tenth", "hundredth", "far_above", "far_below", "off_grid", "base_changed"),
         AMOUNTS,
         "Minor or major units? Compare a few bills with the customers' last ones.",
         _wrong_unit,
     ),
     Suspect(
-        "currency", "amounts in another currency", ("far_below", "far_above", "off_grid"), AMOUNTS,
+        "currency", "amounts in another currency", ("far_below", "far_above", "off_grid", "base_changed"), AMOUNTS,
         "The same factor lies between these bills and the customers' last ones: an exchange rate?", _one_foreign_factor,
     ),
     Suspect(
         "zeroed", "bills of zero", ("zeroed",), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
-        lambda e: e.is_most_of_it("zeroed"),
+        _rated_at_nothing,
     ),
     Suspect(
         "usage", "usage lost", ("usage_vanished",), AMOUNTS, "Which day or region do the usage records lack?",
@@ -275,6 +376,10 @@ SUSPECTS = (
     ),
     Suspect("stale_tariff", "prices of before the change", ("stale_base",), AMOUNTS, "Which customers did the new price list not reach?"),
     Suspect(
+        "stale_tariff", "prices that the rest of the plan does not pay", ("base_changed",), AMOUNTS,
+        "Some of a plan pay another base fee than last month, in one step: from which price list?", _reaches_a_part,
+    ),
+    Suspect(
         "price_change", "another price than last month", ("base_changed",), AMOUNTS,
         "If the price was meant to change, declare it ahead; if not, ask who changed the price list.",
     ),
@@ -295,7 +400,7 @@ SUSPECTS = (
         "Compare with what is known of the month: a holiday, a campaign, new prices? What was known ahead can be declared.",
     ),
     Suspect(
-        "label", "wrong period or dates", ("wrong_period", "service_outside_period"), ("wrong_period", "service_outside_period"),
+        "label", "wrong period or dates", MISLABELLED, MISLABELLED,
         "Is the label wrong, or are these another month's charges?",
     ),
 )  # fmt: skip
@@ -303,7 +408,7 @@ SUSPECTS = (
 
 
 def causes(
-    failures: Sequence[Failure], findings_of: Callable[[Failure], str], signals: Table, factors: Table
+    failures: Sequence[Failure], findings_of: Callable[[Failure], str], signals: Table, factors: Table, lags: Table = ()
 ) -> list[Cause]:
     """The likely causes of `failures`, the most likely first: those that hold the run, then those that only warn.
 
@@ -311,9 +416,11 @@ def causes(
         findings_of: the sentence that a failure is told in.
         signals: the run's signals (`sql/signal_table.sql`).
         factors: what odd bills are of the bills before them (`sql/factors.sql`).
+        lags: how many bills repeat an earlier month (`sql/lags.sql`).
     """
     whole = {row["signal"]: row for row in signals if row["cohort_kind"] == WHOLE_RUN}
     by_group = {row["kind"]: row for row in factors}
+    of_run = [row for row in lags if row["cohort_kind"] == WHOLE_RUN]
     found: list[Cause] = []
     for severities in (("critical",), ("critical", "warning")):
         left: dict[str, list[Failure]] = {}
@@ -323,25 +430,20 @@ def causes(
         for failure in failures:
             if failure.rule.severity in severities and failure.kind == "failed" and failure.rule.name not in explained:
                 left.setdefault(failure.rule.name, []).append(failure)
-        found += _named(left, whole, by_group, findings_of)
+        found += _named(Evidence(left, whole, by_group, of_run), findings_of)
     return found
 
 
-def _named(
-    left: dict[str, list[Failure]],
-    signals: Mapping[str, dict],
-    factors: Mapping[str, dict],
-    said: Callable[[Failure], str],
-) -> list[Cause]:
+def _named(evidence: Evidence, said: Callable[[Failure], str]) -> list[Cause]:
     found = []
     for suspect in SUSPECTS:
-        evidence = Evidence(left, signals, factors)
         if not evidence.failed(*suspect.points) or not suspect.carried(evidence):
             continue
+        left = evidence.failures
         explained = [rule for rule in (*suspect.points, *suspect.explains) if rule in left]
         found.append(_cause(suspect, [left[rule] for rule in dict.fromkeys(explained)], said))
-        left = {rule: failures for rule, failures in left.items() if rule not in explained}
-    for rule, failures in left.items():
+        evidence = replace(evidence, failures={rule: each for rule, each in left.items() if rule not in explained})
+    for rule, failures in evidence.failures.items():
         found.append(
             _cause(Suspect(rule, failures[0].rule.description, (rule,), (), "Look at the evidence."), [failures], said)
         )

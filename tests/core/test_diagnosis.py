@@ -1,5 +1,8 @@
 """Many failed rules become few causes, and a cause is named only where the rest of the evidence agrees."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from pipeline.core.diagnosis import causes
 from pipeline.core.rule import Failure, Rule
 
@@ -18,12 +21,12 @@ def failure(rule: str, *, hits: int, severity: str = "critical", cohort: str = "
     )
 
 
-def named(*failures: Failure, factors: list | None = None) -> list[str]:
+def named(*failures: Failure, factors: Sequence[dict] = (), lags: Sequence[dict] = ()) -> list[str]:
     signals = [
         {"cohort_kind": "run", "cohort": "", "signal": f.rule.name, "base": 10_000, "hits": f.row["hits"], "normal_share": 0.0}
         for f in failures
     ]  # fmt: skip
-    return [cause.name for cause in causes(failures, lambda each: each.rule.name, signals, factors or [])]
+    return [cause.name for cause in causes(failures, lambda each: each.rule.name, signals, factors, lags)]
 
 
 def factor(kind: str, lower: float, middle: float, upper: float, amounts: int = 500) -> dict:
@@ -56,6 +59,69 @@ def test_repeats_that_come_by_chance_do_not_hide_what_is_larger():
     assert named(few, failure("zeroed", hits=2_000))[0] == "zeroed"
     many = failure("repeat_share", hits=0, repeated=9_000, comparable=10_000, normal_share=0.001)
     assert named(many, failure("zeroed", hits=2_000)) == ["earlier_month"]
+
+
+def test_one_amount_in_every_bill_of_an_issuer_is_no_cap_though_none_there_is_larger():
+    heap = failure("heaped", hits=400, cohort="issuer:Byeolbit", base=400)
+    top = failure("at_the_maximum", hits=400, severity="warning")
+    assert named(heap, top, factors=[factor("heaped", 0.7, 1.0, 1.4, amounts=1)])[0] == "one_amount"
+    some = failure("heaped", hits=40, cohort="issuer:Byeolbit", base=400)
+    assert named(some, top, factors=[factor("heaped", 0.7, 1.0, 1.4, amounts=1)])[0] == "capped"
+
+
+def test_a_cap_that_many_pay_anyway_is_still_a_cap():
+    lower = failure("base_changed", hits=390, base=400)
+    top = failure("at_the_maximum", hits=410, severity="warning")
+    assert named(lower, top, factors=[factor("base_changed", 0.25, 0.33, 0.5)])[0] == "capped"
+    assert named(lower, factors=[factor("base_changed", 0.25, 0.33, 0.5)])[0] != "capped"
+
+
+def test_heaps_that_lost_usage_leaves_are_neither_a_cap_nor_one_amount():
+    heap, lost = failure("heaped", hits=900), failure("usage_vanished", hits=1_300)
+    assert named(heap, lost, factors=[factor("heaped", 0.7, 0.9, 1.0, amounts=2)]) == ["usage"]
+
+
+def test_a_common_factor_is_seen_though_other_bills_are_far_off_by_themselves():
+    odd = failure("far_below", hits=300), failure("off_grid", hits=400)
+    groups = [factor("far_off", 0.001, 0.04, 5), factor("off_grid", 0.0007, 0.00077, 0.0008)]
+    assert named(*odd, factors=groups) == ["currency"]
+
+
+def test_digits_lost_by_all_are_neither_zeroed_nor_capped():
+    zero, low, base = (
+        failure("zeroed", hits=6_000),
+        failure("far_below", hits=1_500),
+        failure("base_changed", hits=8_000),
+    )
+    heap = failure("heaped", hits=3_000)
+    factors = [factor("heaped", 0.00002, 0.0001, 0.0002, amounts=8), factor("base_changed", 0.00002, 0.0001, 0.0002)]
+    assert named(zero, low, base, heap, factors=factors)[0] == "truncated"
+    assert named(zero, failure("base_changed", hits=6_000))[0] == "zeroed"
+
+
+def test_a_new_base_fee_for_some_of_a_plan_is_not_the_plans_new_price():
+    some = failure("base_changed", hits=100, cohort="plan:5G-55", base=1_000)
+    everybody = failure("base_changed", hits=990, cohort="plan:5G-55", base=1_000)
+    step = factor("base_changed", 0.95, 0.955, 0.96)
+    assert named(some, factors=[step]) == ["stale_tariff"]
+    assert named(everybody, factors=[step]) == ["price_change"]
+
+
+def test_base_fees_that_move_by_a_small_step_every_month_creep():
+    step = factor("base_changed", 1.0099, 1.01, 1.01)
+    assert named(failure("stale_base", hits=160), factors=[step]) == ["slow_creep"]
+    assert named(failure("heaped", hits=30), factors=[step, factor("heaped", 1.01, 1.01, 1.01, amounts=2)]) == [
+        "slow_creep"
+    ]
+    assert named(failure("stale_base", hits=160)) == ["stale_tariff"]
+
+
+def test_wrong_labels_are_an_earlier_months_bills_where_about_as_many_more_repeat_it():
+    labels = failure("wrong_period", hits=30, wrong_period=30, row_count=30_000)
+    labels = replace(labels, rule=replace(labels.rule, unit="count", kwargs={"column": "wrong_period", "max_value": 0}))
+    lag = {"cohort_kind": "run", "comparable": 24_000, "normal_share": 0.0025}
+    assert named(labels, lags=[lag | {"repeated": 88}]) == ["earlier_month"]
+    assert named(labels, lags=[lag | {"repeated": 63}]) == ["label"]
 
 
 def test_what_nothing_explains_is_told_by_its_own_rule():
