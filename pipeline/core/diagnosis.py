@@ -20,6 +20,10 @@ FACTOR_TOLERANCE = 0.2
 TIGHT_SPREAD = 2.0
 """Upper quartile over lower quartile: below, one factor explains the ratios; above, they have none in common."""
 
+PRICE_SPREAD = 1.4
+"""Upper quartile over lower quartile of base fees beside last month's: a new price list differs from plan to plan by less; above, the
+bills are somebody else's."""
+
 ONE_STEP = 1.02
 """Upper quartile over lower quartile of fees that moved by one percentage: below, rounding explains the difference."""
 
@@ -28,6 +32,9 @@ SMALL_STEP = 0.1
 
 FAR = 2.0
 """A factor between currencies is further from one than what bills do by themselves."""
+
+USED_MORE = 0.1
+"""Share of metered customers, beyond what is normal, whose usage more than doubled: then usage is what moved the totals."""
 
 PART_OF_A_PLAN = 0.5
 """Share of a plan's customers: below, another base fee is not the plan's new price."""
@@ -224,9 +231,17 @@ def _at_a_limit(evidence: Evidence) -> bool:
 
 
 def _rated_at_nothing(evidence: Evidence) -> bool:
-    """Zero is most of what is odd, and what is not zero is as ever: where digits are lost, that is next to nothing."""
-    zero = evidence.beyond_normal("zeroed")
-    return evidence.is_most_of_it("zeroed") and evidence.beyond_normal("far_below") < 0.1 * zero
+    """Zero is most of what is odd, and what is not zero is as ever: where digits are lost, much of that is next to nothing."""
+    much_is_low = evidence.failed("far_below", "tenth") and evidence.beyond_normal(
+        "far_below"
+    ) >= 0.03 * evidence.beyond_normal("zeroed")
+    return evidence.is_most_of_it("zeroed") and not much_is_low
+
+
+def _used_more(evidence: Evidence) -> bool:
+    """Many more than normal used over twice what they used in either month before."""
+    usage = evidence.signals.get("usage_high", {"base": 0})
+    return evidence.beyond_normal("usage_high") > USED_MORE * usage["base"]
 
 
 def _digits_lost(evidence: Evidence) -> bool:
@@ -334,7 +349,7 @@ SUSPECTS = (
         "The same factor lies between these bills and the customers' last ones: an exchange rate?", _one_foreign_factor,
     ),
     Suspect(
-        "zeroed", "bills of zero", ("zeroed",), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
+        "zeroed", "bills of zero", ("zeroed", "base_changed"), (*AMOUNTS, "zero_bills"), "Were these customers rated at all this month?",
         _rated_at_nothing,
     ),
     Suspect(
@@ -367,7 +382,7 @@ SUSPECTS = (
     Suspect(
         "wrong_customer", "bills of other customers", ("base_changed",), AMOUNTS,
         "Base fees differ both ways, without a plan's change: compare ids and amounts with the source.",
-        lambda e: e.factor("base_changed") is None,
+        lambda e: e.factor("base_changed", spread=PRICE_SPREAD) is None,
     ),
     Suspect(
         "usage", "usage lost or counted twice", ("usage_vanished", "usage_high"), AMOUNTS,
@@ -394,6 +409,10 @@ SUSPECTS = (
     ),
     Suspect(
         "joiners_missing", "new customers missing", ("joined_too_few",), (*DRIFTS, "missing"), "Compare with the customers who joined.",
+    ),
+    Suspect(
+        "usage", "usage counted twice", DRIFTS, (*DRIFTS, "usage_high"),
+        "Many used over twice what they did before: do the usage records hold a day or a region twice, or was there a holiday?", _used_more,
     ),
     Suspect(
         "drift", "totals moved for no single reason that shows", DRIFTS, (*DRIFTS, "usage_high"),

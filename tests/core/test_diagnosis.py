@@ -99,6 +99,24 @@ def test_digits_lost_by_all_are_neither_zeroed_nor_capped():
     assert named(zero, failure("base_changed", hits=6_000))[0] == "zeroed"
 
 
+def test_bills_of_zero_are_named_also_where_so_many_were_zero_before_that_only_their_fees_are_odd():
+    fees, zero = failure("base_changed", hits=200), failure("zeroed", hits=190, severity="warning")
+    assert named(fees, zero)[0] == "zeroed"
+    assert named(fees)[0] == "wrong_customer"
+
+
+def test_totals_that_moved_with_usage_say_so():
+    total = failure("total_drift", hits=0)
+    assert named(total, failure("usage_high", hits=3_000, severity="warning")) == ["usage"]
+    assert named(total, failure("usage_high", hits=300, severity="warning"))[0] == "drift"
+
+
+def test_fees_that_differ_both_ways_are_other_customers_bills_and_no_new_prices():
+    assert named(failure("base_changed", hits=900), factors=[factor("base_changed", 0.8, 1.0, 1.4)]) == [
+        "wrong_customer"
+    ]
+
+
 def test_a_new_base_fee_for_some_of_a_plan_is_not_the_plans_new_price():
     some = failure("base_changed", hits=100, cohort="plan:5G-55", base=1_000)
     everybody = failure("base_changed", hits=990, cohort="plan:5G-55", base=1_000)
