@@ -9,6 +9,7 @@ rules it breaks.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from pipeline.core.rule import Failure
@@ -41,6 +42,9 @@ PART_OF_A_PLAN = 0.5
 
 FEW_AMOUNTS = 8
 """A cap, a date or a filler is one amount, or one per issuer; prices are more."""
+
+ONE_OR_TWO = 2
+"""Amounts that heap up for one reason, one of them perhaps by chance; more, far from the top, are what is left of many others."""
 
 NEARLY_ALL = 0.9
 """Part of what is odd that heaped amounts must be, to be the fault itself: whoever is billed one amount in place of another is in the heap,
@@ -125,17 +129,20 @@ class Evidence:
         return max((self.beyond_normal(name) for name in failed), default=0)
 
     def mislabelled_repeat(self) -> bool:
-        """Whether about as many bills more repeat an earlier month as have a wrong label or dates.
+        """Whether label and dates are wrong, and about as many bills more repeat an earlier month as have them wrong.
 
         Asked by likelihood: so few repeats need not be surprising among all that come by themselves.
         """
         wrong = [f for rule in MISLABELLED for f in self.failures.get(rule, ()) if f.cohort_kind == WHOLE_RUN]
-        share = max((failure.value / failure.row["row_count"] for failure in wrong), default=0)
-        return any(_repeats_speak_for(share, row) for row in self.lags if row["comparable"])
+        if len(wrong) < len(MISLABELLED):
+            return False
+        share = min(failure.value / failure.row["row_count"] for failure in wrong)
+        lags = [row for row in self.lags if row["comparable"]]
+        return any(_repeats_speak_for(share, lag, [each for each in lags if each is not lag]) for lag in lags)
 
-    def has_few_heaps(self) -> bool:
+    def has_few_heaps(self, at_most: int = FEW_AMOUNTS) -> bool:
         """Whether what heaps up is a handful of amounts, and nearly all of what is odd."""
-        few = self.factors.get("heaped", {}).get("amounts", 0) <= FEW_AMOUNTS
+        few = self.factors.get("heaped", {}).get("amounts", 0) <= at_most
         return few and self.is_most_of_it("heaped", part=NEARLY_ALL)
 
     def heaps_are_all_there_is(self) -> bool:
@@ -185,10 +192,12 @@ class Suspect:
     carried: Callable[[Evidence], bool] = lambda evidence: True
 
 
-def _repeats_speak_for(share: float, lag: Mapping[str, Any]) -> bool:
+def _repeats_speak_for(share: float, lag: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
     """Whether it is likelier that this share of the bills has the amounts of the lag's month than that none has."""
-    normal = (lag["normal_share"] or 0) * lag["comparable"]
-    normal += math.sqrt(normal) + 0.5  # counted in one month, so chance itself
+    # What is normal was counted in one month, so chance itself: this run's repeats of the other months say it once more.
+    chance = median([each["repeated"] / each["comparable"] for each in others] or [0])
+    normal = max(lag["normal_share"] or 0, chance) * lag["comparable"]
+    normal += math.sqrt(normal) + 0.5
     more = share * lag["comparable"]
     return lag["repeated"] * math.log(1 + more / normal) - more > CLEARLY
 
@@ -219,8 +228,9 @@ def _capped(evidence: Evidence) -> bool:
     """The most frequent amounts are the largest there are, of some bills, or those who have them paid more before."""
     if not evidence.has_few_heaps():
         return False
-    is_top = evidence.beyond_normal("at_the_maximum") >= 0.5 * evidence.beyond_normal("heaped")
-    return evidence.heaps_are_lower() or (is_top and not evidence.heaps_are_all_there_is())
+    if evidence.beyond_normal("at_the_maximum") >= 0.5 * evidence.beyond_normal("heaped"):
+        return evidence.heaps_are_lower() or not evidence.heaps_are_all_there_is()
+    return evidence.heaps_are_lower() and evidence.has_few_heaps(at_most=ONE_OR_TWO)
 
 
 def _at_a_limit(evidence: Evidence) -> bool:
@@ -326,7 +336,7 @@ SUSPECTS = (
     ),
     Suspect(
         "one_amount", "one amount in everybody's bill", ("heaped",), AMOUNTS, "Look at the amount that so many have, and whose it is.",
-        lambda e: e.has_few_heaps(),
+        lambda e: e.has_few_heaps(at_most=ONE_OR_TWO),
     ),
     Suspect(
         "capped", "amounts capped", ("halved", "tenth", "far_below", "base_changed"), AMOUNTS,

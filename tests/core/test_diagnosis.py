@@ -21,6 +21,11 @@ def failure(rule: str, *, hits: int, severity: str = "critical", cohort: str = "
     )
 
 
+def broken(rule: str, *, rows: int, of: int) -> Failure:
+    found = failure(rule, hits=rows, **{rule: rows}, row_count=of)
+    return replace(found, rule=replace(found.rule, unit="count", kwargs={"column": rule, "max_value": 0}))
+
+
 def named(*failures: Failure, factors: Sequence[dict] = (), lags: Sequence[dict] = ()) -> list[str]:
     signals = [
         {"cohort_kind": "run", "cohort": "", "signal": f.rule.name, "base": 10_000, "hits": f.row["hits"], "normal_share": 0.0}
@@ -134,12 +139,18 @@ def test_base_fees_that_move_by_a_small_step_every_month_creep():
     assert named(failure("stale_base", hits=160)) == ["stale_tariff"]
 
 
-def test_wrong_labels_are_an_earlier_months_bills_where_about_as_many_more_repeat_it():
-    labels = failure("wrong_period", hits=30, wrong_period=30, row_count=30_000)
-    labels = replace(labels, rule=replace(labels.rule, unit="count", kwargs={"column": "wrong_period", "max_value": 0}))
-    lag = {"cohort_kind": "run", "comparable": 24_000, "normal_share": 0.0025}
-    assert named(labels, lags=[lag | {"repeated": 88}]) == ["earlier_month"]
-    assert named(labels, lags=[lag | {"repeated": 63}]) == ["label"]
+def test_wrong_labels_and_dates_are_an_earlier_months_bills_where_about_as_many_more_repeat_it():
+    label, dates = (broken(rule, rows=30, of=30_000) for rule in ("wrong_period", "service_outside_period"))
+    lags = [
+        {"cohort_kind": "run", "comparable": 24_000, "normal_share": 0.0025, "repeated": number}
+        for number in (60, 55, 65)
+    ]
+    repeating = [*lags, lags[0] | {"repeated": 95}]
+    assert named(label, dates, lags=repeating) == ["earlier_month"]
+    assert named(label, dates, lags=lags) == ["label"]
+    assert named(label, lags=repeating) == ["label"], "the dates are right, so the bill is this month's"
+    often = [lag | {"repeated": 90} for lag in lags]
+    assert named(label, dates, lags=[*often, *repeating]) == ["label"], "so many repeat any month"
 
 
 def test_what_nothing_explains_is_told_by_its_own_rule():
