@@ -30,8 +30,9 @@ def measure_and_judge(source: str, lake: str, run: str, history: list[str], out:
     suites = load_suites(PROJECT_ROOT / "expectations" / "suites")
     watch = Stopwatch()
     with watch.stage("measure"), DuckDBEngine().measure(landed, earlier, suites.measuring) as measured:
-        tables, currency = (
-            (measured.profile(), measured.lags(), measured.signals(), measured.factors()),
+        counted, factors, currency = (
+            (measured.profile(), measured.lags(), measured.signals()),
+            measured.factors(),
             measured.currency,
         )
     spent: dict[str, list[float]] = {"judge": [], "data_docs": [], "processor": []}
@@ -39,7 +40,7 @@ def measure_and_judge(source: str, lake: str, run: str, history: list[str], out:
         again, processor = Stopwatch(), time.process_time()
         with again.stage("judge"):
             verdict = judge(
-                *tables, suites, billing_period=landed.billing_period,
+                *counted, lambda: factors, suites, billing_period=landed.billing_period,
                 history=[month.billing_period for month in earlier], currency=currency,
             )  # fmt: skip
         with again.stage("data_docs"):
@@ -47,7 +48,7 @@ def measure_and_judge(source: str, lake: str, run: str, history: list[str], out:
         for stage, seconds in (again.seconds | {"processor": time.process_time() - processor}).items():
             spent[stage].append(seconds)
     warm = {stage: statistics.median(times[1:]) for stage, times in spent.items()}
-    return {"measure": watch.seconds["measure"], "first": spent["judge"][0], "cohorts": len(tables[0])} | warm
+    return {"measure": watch.seconds["measure"], "first": spent["judge"][0], "cohorts": len(counted[0])} | warm
 
 
 def run(home: Path, customers: int, rounds: int, progress: Progress) -> Part:

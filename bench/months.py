@@ -32,7 +32,8 @@ class Case:
     def landed(self) -> tuple[LandedRun, list[HistoryPeriod]]:
         """The run and its history, every partition's bytes compared with their SHA-256, as the gate does."""
         lake = ParquetLake(self.lake)
-        run, *earlier = (lake.find(run_id, thoroughly=True) for run_id in (self.run, *self.history))
+        lake.prove((self.run, *self.history))
+        run, *earlier = (lake.find(run_id) for run_id in (self.run, *self.history))
         return run, [HistoryPeriod(month.billing_period, month.run_id, month.path, "released") for month in earlier]
 
 

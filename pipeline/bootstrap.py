@@ -109,13 +109,14 @@ class Makegood(Remediation, Declarations):
             (self.register.released_run(str(month)), "released"),
         ):
             if found is not None:
-                return calibrate_stage.AcceptedMonth(self._landed(found), standing)
+                return calibrate_stage.AcceptedMonth(self._landed(found, thoroughly=False), standing)
         return None
 
     def verify(self, run_id: str, source: str, *, query: str | None = None) -> Judged:
         """Judge a landed run against its history, under the changes declared for its period, and write its report."""
-        run = self._landed(run_id)
+        run = self._landed(run_id, thoroughly=False)
         history = self.history(run, source, query=query)
+        self.lake.prove([run_id, *(month.run_id for month in history)])
         declared = self.changes.in_force(run.billing_period)
         folder = self.settings.reports / run.run_id
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,8 +160,10 @@ class Makegood(Remediation, Declarations):
             month = self._accepted(period)
             if month is None and period in on_offer:
                 found = self._history_of(period, source, None, on_offer)
-                month = calibrate_stage.AcceptedMonth(self._landed(found.run_id), found.standing) if found else None
+                run = self._landed(found.run_id, thoroughly=False) if found else None
+                month = calibrate_stage.AcceptedMonth(run, found.standing) if run else None
             months += [month] if month is not None else []
+        self.lake.prove(month.run.run_id for month in months)
         periods = [month.run.billing_period for month in months]
         faulty = self.finding_decisions.faulty_runs(min(periods), max(periods)) if periods else frozenset()
         left_out |= {month.run.billing_period for month in months if month.run.run_id in faulty}

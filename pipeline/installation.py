@@ -84,8 +84,8 @@ class Installation:
     def _sender(self, rail: PaymentRail) -> Sender:
         return Sender(self.ledger, rail, self.register, self.business_day, StopRule(), self.progress)
 
-    def _landed(self, run_id: str) -> LandedRun:
-        run = self.lake.find(run_id, thoroughly=True)  # DuckDB reads over a flipped byte
+    def _landed(self, run_id: str, *, thoroughly: bool = True) -> LandedRun:
+        run = self.lake.find(run_id, thoroughly=thoroughly)
         if run is None:
             raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
         return run

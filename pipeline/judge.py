@@ -191,7 +191,7 @@ def judge(
     profile: Table,
     lags: Table,
     signals: Table,
-    factors: Table,
+    factors: Callable[[], Table],
     suites: Suites,
     *,
     billing_period: str,
@@ -206,6 +206,7 @@ def judge(
     they are without that cohort: so the change hides nothing beside it. A price change that is not the declared one excuses nothing.
 
     Args:
+        factors: what odd bills are of the bills before them; only asked for where something failed or was declared.
         history: the earlier periods that the run was compared with; empty on the first run ever.
         declared: approved changes; those for another period do nothing.
         without: measures again; needed where a change is declared for part of the run.
@@ -240,7 +241,7 @@ def judge(
     return Verdict(
         "hold" if held else "release",
         tuple(failures),
-        causes(failures, said, list(seen.values()), factors),
+        causes(failures, said, list(seen.values()), factors() if failures else []),
         findings(failures, billing_period=billing_period, currency=currency),
         not_judged,
         [summary[rule.name] for name in TABLES for rule in suites.rules if rule.table == name],
@@ -423,13 +424,16 @@ def _as_declared(failure: Failure, changes: Sequence[DeclaredChange]) -> Failure
     return failure
 
 
-def _contradiction(change: DeclaredChange, profile: Table, factors: Table, without: TableWithout | None) -> str:
+def _contradiction(
+    change: DeclaredChange, profile: Table, factors: Callable[[], Table], without: TableWithout | None
+) -> str:
     """Why what was measured is not what was declared; empty where it may be."""
-    table = factors
     if change.kind == PRICES and change.cohort != WHOLE_RUN:
         kind = change.cohort.partition(":")[0]
         others = {cohort_name(row) for row in profile if row["cohort_kind"] == kind} - {change.cohort}
         table = without("factors", sorted(others)) if without is not None else []
+    else:
+        table = factors()
     return change.contradicted_by(next((row for row in table if row["kind"] == "base_changed"), None))
 
 

@@ -259,6 +259,13 @@ class Lake(Protocol):
             FatalError: it is there but damaged.
         """
 
+    def prove(self, run_ids: Iterable[str]) -> None:
+        """`find` each thoroughly, some at once.
+
+        Raises:
+            FatalError: one of them is damaged.
+        """
+
     def runs(self, billing_period: str) -> list[LandedRun]:
         """The period's runs, in the order in which they landed."""
 

@@ -65,7 +65,7 @@ def render(
         outcome: what became of its charges, as `release --json` prints it (`charged, declined, unknown, amount_minor`,
             and where known `not_sent`); None while nothing was sent.
     """
-    seen = _masked(asdict(verification))
+    seen = _masked(verification.content())
     said = _masked([_mapping(decision) for decision in decisions])
     repeats = _repeat_cohorts(seen)
     about_repeats = bool(seen["findings"]) and REPEATS in seen["findings"][0]["rule"]

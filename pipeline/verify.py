@@ -5,7 +5,7 @@ who is charged when (the billing calendar guards `release`), or the page people 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -146,9 +146,9 @@ def _releasable(verdict: Verdict, profile: Table, measured: Measurement, judged:
     return [f"issuer:{issuer}" for issuer in others] if rest.decision == "release" else []
 
 
-def tables_of(measured: Measurement) -> tuple[Table, Table, Table, Table]:
+def tables_of(measured: Measurement) -> tuple[Table, Table, Table, Callable[[], Table]]:
     """What the judge is given, as the measurement stands."""
-    return measured.profile(), measured.lags(), measured.signals(), measured.factors()
+    return measured.profile(), measured.lags(), measured.signals(), measured.factors
 
 
 def table_without(measured: Measurement, name: str, cohorts: Sequence[str]) -> Table:

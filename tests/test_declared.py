@@ -187,7 +187,7 @@ def test_a_closed_plan_is_missed_by_nobody(verified):
 
 def judged(suites: Suites, table, *declared: DeclaredChange, lag_table=None):
     return judge(
-        table, lags(table) if lag_table is None else lag_table, signals(suites, table), [], suites,
+        table, lags(table) if lag_table is None else lag_table, signals(suites, table), list, suites,
         billing_period="2023-09", history=HISTORY, currency="KRW", declared=declared,
     )  # fmt: skip
 

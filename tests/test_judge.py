@@ -81,7 +81,7 @@ def verdict(
         table,
         lags(table) if lag_table is None else lag_table,
         signals(suites, table) if signal_table is None else signal_table,
-        [],
+        list,
         suites,
         billing_period="2023-09",
         history=HISTORY if history is None else history,

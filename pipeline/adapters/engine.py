@@ -9,6 +9,7 @@ rows that pruned Parquet scans lose are those with a floating-point NaN.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,9 @@ from pipeline.schema import LANDED_SCHEMA, PAYMENT_METHODS
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
-RECENT_MONTHS = 4
-"""Earlier months that are compared amount by amount all at once; older ones follow one at a time."""
-
 LAID_OUT_MONTHS = 5
-"""Earlier months whose bills are laid side by side: what is normal for a signal takes two more than the three it looks at."""
+"""Earlier months whose bills are laid side by side: what is normal for a signal takes two more than the three it looks at. Of older
+months only repeats are counted."""
 
 MONTH_COLUMNS = (
     ("cell", "amount", "card", "base", "discount", "usage"),
@@ -250,51 +249,63 @@ class Measurement:
         return NO_CURRENCY
 
     def _count(self, progress: Progress) -> None:
-        steps = ("grid", "cells", "accounts", "side_by_side", "broken", "facts", "signals")
-        older = range(RECENT_MONTHS + 1, len(self._history) + 1)
-        for done, step in enumerate(steps):
-            progress("measuring", done, len(steps) + len(older))
-            if step == "side_by_side":
-                self._lay_side_by_side()
-            elif step == "signals":
-                self._count_signals()
-            else:
-                self._run_file(step)
-        for done, recency in enumerate(older, start=len(steps)):
-            progress("measuring", done, len(steps) + len(older))
-            self._connection.execute(
-                f"CREATE OR REPLACE TEMP VIEW older_month AS SELECT CAST({recency} AS INTEGER) AS recency, * FROM month_{recency}"
-            )
-            self._run_file("older_month")
-        progress("measuring", len(steps) + len(older), len(steps) + len(older))
+        steps = {
+            "grid": partial(self._run_file, "grid"),
+            "cells": partial(self._run_file, "cells"),
+            "accounts": partial(self._run_file, "accounts"),
+            "side_by_side": self._lay_side_by_side,
+            "broken": partial(self._run_file, "broken"),
+            "facts": partial(self._run_file, "facts"),
+            "older_months": self._count_older_months,
+            "signals": self._count_signals,
+        }
+        for done, step in enumerate(steps.values()):
+            progress("measuring", done, len(steps))
+            step()
+        progress("measuring", len(steps), len(steps))
 
     def _lay_side_by_side(self) -> None:
-        """Join the months as they are; should one of them bill an account twice, again with each account once.
+        """Join the months as they are; should one of the earlier ones bill an account twice, again with each account once.
 
         A month that this pipeline charged has no account twice, and reducing every month to be sure costs as much as
         the join. So the join comes first and is then looked at: an account of this run is there once if there are as many rows
         as accounts, and the few that are not in this run are counted.
         """
-        self._view_earlier("{columns}", "")
+        # Of an account billed twice the larger of each figure stands for both; whatever else is asked, the duplicate holds the run.
+        billed_twice = self._connection.execute("SELECT EXISTS (FROM duplicate_accounts)").fetchone()[0]
+        once = "SELECT account, max(COLUMNS(* EXCLUDE account)) FROM {bills} GROUP BY account"
+        each = "FROM {bills}"
+        self._execute(
+            "this_month",
+            "CREATE TEMP VIEW this_month AS " + (once if billed_twice else each).format(bills="bills_of_this_month"),
+        )
+        self._view_earlier(each)
         self._run_file("side_by_side")
         (repeated,) = self._connection.execute(
             "SELECT (SELECT count(cell) FROM accounts) <> (SELECT count(*) FROM this_month) OR EXISTS ("
-            "SELECT 1 FROM accounts WHERE cell IS NULL GROUP BY customer_id, bill_cycle HAVING count(*) > 1)"
+            "SELECT 1 FROM accounts WHERE cell IS NULL GROUP BY account HAVING count(*) > 1)"
         ).fetchone()
         if repeated:
-            self._view_earlier("customer_id, bill_cycle, {maxima}", "GROUP BY customer_id, bill_cycle")
+            self._view_earlier(once)
             self._run_file("side_by_side")
 
-    def _view_earlier(self, select: str, group: str) -> None:
+    def _view_earlier(self, select: str) -> None:
         sources = {1: "last_month_in_cells", 2: "month_before_in_cells"}
         for recency, names in enumerate(MONTH_COLUMNS, start=1):
-            columns = select.format(columns="*", maxima=", ".join(f"max({name}) AS {name}" for name in names))
             bills = ", ".join(f"{_BILL_COLUMNS[name]} AS {name}" for name in names)
-            self._connection.execute(
-                f"CREATE OR REPLACE TEMP VIEW earlier_{recency} AS SELECT {columns} FROM ("
-                f"SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle, {bills}"
-                f" FROM {sources.get(recency, f'month_{recency}')} WHERE customer_id <> '') AS bills {group}"
+            source = sources.get(recency, f"month_{recency}")
+            bills = f"(SELECT {_ACCOUNT} AS account, {bills} FROM {source} WHERE customer_id <> '') AS bills"
+            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW earlier_{recency} AS {select.format(bills=bills)}")
+
+    def _count_older_months(self) -> None:
+        older = range(LAID_OUT_MONTHS + 1, len(self._history) + 1)
+        if older:
+            bills = " UNION ALL ".join(
+                f"SELECT CAST({recency} AS INTEGER) AS recency, {_ACCOUNT} AS account, amount_minor AS amount FROM month_{recency}"
+                for recency in older
             )
+            self._connection.execute(f"CREATE TEMP VIEW older_months AS {bills}")
+            self._run_file("older_months")
 
     def _count_signals(self) -> None:
         """Count every signal for this run and, as what is normal, for the two months before it as far as history reaches."""
@@ -349,14 +360,16 @@ class Measurement:
 
 
 def _count_flags(now: int) -> str:
-    """Count the signals of the month `now` back, cell by cell, in one pass."""
+    """Count the signals of the month `now` back, cell by cell: in all bills those among which they are counted, in the remarkable
+    ones alone the signals themselves."""
     known = {name: base for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES}
-    counts = [f"count(*) FILTER (WHERE {base}) AS {base}" for base in sorted(set(known.values()))]
-    counts += [f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in known.items()]
-    rows = ", ".join(f"('{name}', {base}, {name})" for name, base in known.items())
+    bases = ", ".join(f"count(*) FILTER (WHERE {base}) AS {base}" for base in sorted(set(known.values())))
+    hits = ", ".join(f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in known.items())
+    rows = ", ".join(f"('{name}', {base}, coalesce({name}, 0))" for name, base in known.items())
     return (
         f"INSERT INTO signal_counts SELECT cell, {now}, signal, base, hits FROM"
-        f" (SELECT cell, {', '.join(counts)} FROM flags_{now} GROUP BY cell)"
+        f" (SELECT cell, {bases} FROM flags_{now} GROUP BY cell)"
+        f" LEFT JOIN (SELECT cell, {hits} FROM flags_{now} WHERE is_remarkable GROUP BY cell) USING (cell)"
         f" CROSS JOIN LATERAL (VALUES {rows}) AS signals(signal, base, hits)"
     )
 
@@ -380,6 +393,8 @@ def _flag_columns(now: int, months: int) -> dict[str, str]:
         "attributes": ", ".join([*attributes, f"{column('usage', before)} AS usage_before"]),
     }  # fmt: skip
 
+
+_ACCOUNT = "account_of(customer_id, bill_cycle)"
 
 _BILL_COLUMNS = {
     "cell": "cell", "amount": "amount_minor", "card": "hash(instrument_token)", "base": "base_fee_minor",

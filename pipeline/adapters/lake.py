@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -38,6 +39,9 @@ ROW_GROUP_BYTES = 128 * 1024 * 1024
 
 COMPRESSION, COMPRESSION_LEVEL = "zstd", 1
 """Half the size of LZ4 and Snappy on charges, and DuckDB scans a month of 1.46M within 30 ms of the fastest."""
+
+PROVERS = 2
+"""Partitions whose bytes are hashed at once: hashing keeps a core busy and lets go of the interpreter meanwhile."""
 
 RUN_ID_DIGITS = 12
 """Of the content hash in a run's id: 48 bits, where a period sees tens of runs."""
@@ -112,6 +116,16 @@ class ParquetLake:
                 "backup, or move it away and land the source again: the same charges get the same run id"
             )
         return run
+
+    def prove(self, run_ids: Iterable[str]) -> None:
+        """`find` each thoroughly, some at once: DuckDB reads over a flipped byte, and reading a year's bytes takes as long as a question of them.
+
+        Raises:
+            FatalError: one of them is damaged.
+        """
+        with ThreadPoolExecutor(max_workers=PROVERS) as threads:
+            for _ in threads.map(lambda run_id: self.find(run_id, thoroughly=True), run_ids):
+                pass
 
     def runs(self, billing_period: str) -> list[LandedRun]:
         """The period's runs, in the order in which they landed.

@@ -199,11 +199,17 @@ class Verification:
             "seconds": self.seconds,
         }
 
+    def content(self) -> dict[str, Any]:
+        """Everything, as `dataclasses.asdict` has it; only that its tables, some thousand rows, are not copied."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        content |= {name: [asdict(item) for item in content[name]] for name in _NESTED}
+        return content | {name: asdict(content[name]) for name in ("charts", "quarantine")}
+
     def save(self, folder: Path) -> Path:
         """Write `<folder>/verification.json`, whole or not at all; returns its path."""
         path = folder / FILE_NAME
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(self.content(), ensure_ascii=False, allow_nan=False), encoding="utf-8")
         partial.replace(path)
         return path
 
@@ -215,13 +221,15 @@ class Verification:
             FileNotFoundError: nothing was saved there.
         """
         stored = {"declared": []} | json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        nested = {"causes": Cause, "findings": Finding, "not_judged": NotJudged, "history": HistoryUsed}
-        for name, kind in nested.items():
+        for name, kind in _NESTED.items():
             stored[name] = [kind(**item) for item in stored[name]]
         stored["charts"] = Charts(**stored["charts"])
         stored["quarantine"] = Quarantine(**stored["quarantine"])
         return cls(**{each.name: stored[each.name] for each in fields(cls)})
 
+
+_NESTED = {"causes": Cause, "findings": Finding, "not_judged": NotJudged, "history": HistoryUsed}
+"""What is a list of one of these."""
 
 FILE_NAME = "verification.json"
 """Beside the report, so that the page can be built again from it."""

@@ -18,9 +18,8 @@ SELECT
     duplicate_accounts.customer_id IS NOT NULL AS duplicate_account,
 
     coalesce(charge.billing_period <> run_period, FALSE) AS wrong_period,
-    coalesce(service_start > service_end, FALSE) OR coalesce(service_start < first_day, FALSE)
-        OR coalesce(service_start > last_day, FALSE) OR coalesce(service_end < first_day, FALSE)
-        OR coalesce(service_end > last_day, FALSE) AS service_outside_period,
+    coalesce(service_start > service_end OR service_start < first_day OR service_start > last_day
+        OR service_end < first_day OR service_end > last_day, FALSE) AS service_outside_period,
 
     payment_method_is_unknown AND NOT is_blank(payment_method) AS unknown_payment_method,
     NOT is_blank(currency) AND (currency <> run_currency
@@ -41,12 +40,8 @@ SELECT
 
     -- Twelve digits in a row, or grouped as on a card: worth the closer look below. Columns of few values are looked at once
     -- per value.
-    (strlen(charge.charge_id) > 12 AND may_hold_card(charge.charge_id))
-        OR (strlen(charge.customer_id) > 12 AND may_hold_card(charge.customer_id))
-        OR (strlen(instrument_token) > 12 AND may_hold_card(instrument_token))
-        OR cell_may_hold_card
-        OR coalesce(strlen(currency) > 12 AND may_hold_card(currency), FALSE)
-        OR coalesce(strlen(charge.billing_period) > 12 AND may_hold_card(charge.billing_period), FALSE) AS may_hold_card
+    may_hold_card(charge.charge_id) OR may_hold_card(charge.customer_id) OR may_hold_card(instrument_token) OR cell_may_hold_card
+        OR coalesce(may_hold_card(currency), FALSE) OR coalesce(may_hold_card(charge.billing_period), FALSE) AS may_hold_card
 FROM (
     SELECT *,
         NOT (fits(base_fee_minor) AND fits(usage_fee_minor) AND fits(discount_minor) AND fits(tax_minor)) AS has_huge_component,

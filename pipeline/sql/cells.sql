@@ -9,27 +9,22 @@
 -- The smallest groups that are ever counted: issuer x payment method x plan. Every cohort is a union of them,
 -- so each fact below is counted once per cell and added up afterwards. History's cells are included: a cohort
 -- that has vanished this month keeps its rows, with zeros.
+CREATE TEMP TABLE counted_cells AS
+SELECT
+    recency, coalesce(issuer, '') AS issuer, coalesce(payment_method, '') AS payment_method, coalesce(plan_code, '') AS plan_code,
+    count(*) AS charges, CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) AS total_minor
+FROM (SELECT CAST(0 AS INTEGER) AS recency, * FROM charges UNION ALL BY NAME FROM history) AS every_month
+GROUP BY 1, 2, 3, 4;
+
 CREATE TEMP TABLE cells AS
-WITH this_month AS (
-    SELECT coalesce(issuer, '') AS issuer, coalesce(payment_method, '') AS payment_method,
-           coalesce(plan_code, '') AS plan_code, count(*) AS charges
-    FROM charges GROUP BY 1, 2, 3
-),
-earlier AS (
-    SELECT coalesce(issuer, '') AS issuer, coalesce(payment_method, '') AS payment_method,
-           coalesce(plan_code, '') AS plan_code, count(*) AS charges
-    FROM history GROUP BY 1, 2, 3
-),
-found AS (
-    SELECT issuer, payment_method, plan_code, CAST(sum(charges) AS BIGINT) AS charges
-    FROM (SELECT * FROM this_month UNION ALL SELECT * FROM earlier) AS both_of_them
-    GROUP BY 1, 2, 3
+WITH found AS (
+    SELECT issuer, payment_method, plan_code, CAST(sum(charges) AS BIGINT) AS charges FROM counted_cells GROUP BY 1, 2, 3
 )
 SELECT
     cell_of(issuer, payment_method, plan_code) AS cell,
     issuer, payment_method, plan_code,
     payment_method NOT IN (SELECT payment_method FROM known_payment_methods) AS payment_method_is_unknown,
-    plan_code <> '' AND plan_code NOT IN (SELECT plan_code FROM earlier) AND EXISTS (SELECT 1 FROM months) AS plan_is_new,
+    plan_code <> '' AND plan_code NOT IN (SELECT plan_code FROM counted_cells WHERE recency > 0) AND EXISTS (SELECT 1 FROM months) AS plan_is_new,
     may_hold_card(concat_ws('|', issuer, payment_method, plan_code)) AS may_hold_card,
     -- Cohort names. Past the limit, values are counted together: a column full of garbage makes no million cohorts,
     -- and no cohort is a single customer.

@@ -69,13 +69,15 @@ FROM accounts CROSS JOIN parameters GROUP BY 1;
 CREATE TEMP TABLE lag_facts AS
 WITH varied AS (
     SELECT
-        cell, amount_0, amount_1, amount_2, amount_3, amount_4,
+        cell, amount_0, amount_1, amount_2, amount_3, amount_4, amount_5,
         coalesce(usage_0 = 0 AND usage_1 = 0, FALSE) AS is_flat,
         month_count >= 2 AND amount_1 <> amount_2
             AND (month_count = 2 OR (amount_3 <> amount_1 AND amount_3 <> amount_2)) AS recent,
         amount_1 <> amount_2 AND amount_4 <> amount_1 AND amount_4 <> amount_2 AS fourth,
+        amount_1 <> amount_2 AND amount_5 <> amount_1 AND amount_5 <> amount_2 AS fifth,
         month_count >= 3 AND amount_2 <> amount_3
-            AND (month_count = 3 OR (amount_4 <> amount_2 AND amount_4 <> amount_3)) AS before
+            AND (month_count = 3 OR (amount_4 <> amount_2 AND amount_4 <> amount_3)) AS before,
+        amount_2 <> amount_3 AND amount_5 <> amount_2 AND amount_5 <> amount_3 AS fifth_before
     FROM accounts CROSS JOIN parameters WHERE cell IS NOT NULL
 ),
 pairs AS (
@@ -96,11 +98,16 @@ pairs AS (
         count(*) FILTER (WHERE fourth AND amount_0 > 0 AND amount_4 > 0) AS comparable_4,
         count(*) FILTER (WHERE fourth AND amount_0 > 0 AND amount_0 = amount_4) AS repeated_4,
         count(*) FILTER (WHERE before AND amount_1 > 0 AND amount_4 > 0) AS previous_comparable_4,
-        count(*) FILTER (WHERE before AND amount_1 > 0 AND amount_1 = amount_4) AS previous_repeated_4
+        count(*) FILTER (WHERE before AND amount_1 > 0 AND amount_1 = amount_4) AS previous_repeated_4,
+        count(*) FILTER (WHERE fifth AND amount_0 > 0 AND amount_5 > 0) AS comparable_5,
+        count(*) FILTER (WHERE fifth AND amount_0 > 0 AND amount_0 = amount_5) AS repeated_5,
+        count(*) FILTER (WHERE fifth_before AND amount_1 > 0 AND amount_5 > 0) AS previous_comparable_5,
+        count(*) FILTER (WHERE fifth_before AND amount_1 > 0 AND amount_1 = amount_5) AS previous_repeated_5
     FROM varied GROUP BY cell
 )
 SELECT cell, 1 AS recency, comparable_1 AS comparable, repeated_1 AS repeated, flat_1 AS flat,
        CAST(0 AS BIGINT) AS previous_comparable, CAST(0 AS BIGINT) AS previous_repeated FROM pairs
 UNION ALL SELECT cell, 2, comparable_2, repeated_2, 0, previous_comparable_2, previous_repeated_2 FROM pairs
 UNION ALL SELECT cell, 3, comparable_3, repeated_3, 0, previous_comparable_3, previous_repeated_3 FROM pairs
-UNION ALL SELECT cell, 4, comparable_4, repeated_4, 0, previous_comparable_4, previous_repeated_4 FROM pairs;
+UNION ALL SELECT cell, 4, comparable_4, repeated_4, 0, previous_comparable_4, previous_repeated_4 FROM pairs
+UNION ALL SELECT cell, 5, comparable_5, repeated_5, 0, previous_comparable_5, previous_repeated_5 FROM pairs;

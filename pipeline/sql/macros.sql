@@ -7,8 +7,11 @@ CREATE TEMP MACRO numbers_in(text) AS
         replace(text, '_', ' '),
         '\b([0-9]{13,19}|[0-9]{4}([ -][0-9]{4}){2}[ -][0-9]{1,7}|[0-9]{4}([ -][0-9]{4}){3}[ -][0-9]{3}|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5})\b');
 
--- A quick test that lets no such number through.
-CREATE TEMP MACRO may_hold_card(text) AS regexp_matches(text, '[0-9]{4}[ -]?[0-9]{4,6}[ -]?[0-9]{4}');
+-- A quick test that lets no such number through. Such a number is twelve characters or longer and has nothing but digits and what stands
+-- between them, so in a text of up to twenty it covers the ninth and the twelfth: two looks spare most texts the search.
+CREATE TEMP MACRO may_hold_card(text) AS
+    CASE WHEN strlen(text) <= 12 OR strlen(text) <= 20 AND (substr(text, 9, 1) > '9' OR substr(text, 12, 1) > '9') THEN FALSE
+         ELSE regexp_matches(text, '[0-9]{4}[ -]?[0-9]{4,6}[ -]?[0-9]{4}') END;
 
 -- For text that is shown: no number as long as a card's leaves here, whatever its check digit.
 CREATE TEMP MACRO hide_numbers(text) AS regexp_replace(text, '[0-9]([ -]?[0-9]){12,}', '(number hidden)', 'g');
@@ -44,6 +47,10 @@ CREATE TEMP MACRO deficit(hits, expected) AS
 -- cells no two share one.
 CREATE TEMP MACRO cell_of(issuer, payment_method, plan_code) AS
     hash(coalesce(issuer, ''), coalesce(payment_method, ''), coalesce(plan_code, ''));
+
+-- An account - a customer's bills of one cycle - as months are joined by it: whole numbers join faster than texts. Two of some million
+-- accounts would share a hash once in a million months, and would then be compared with each other's bills.
+CREATE TEMP MACRO account_of(customer_id, bill_cycle) AS hash(customer_id, coalesce(bill_cycle, 1));
 
 -- Whether an amount is the digits of an id; shorter ones meet by chance.
 CREATE TEMP MACRO is_id(amount, grid, customer_id, charge_id) AS

@@ -13,10 +13,10 @@ GROUP BY 1;
 -- Of the missing, those that were the last rows of last month's files, one behind the other to the very end: a file cut off.
 INSERT INTO signal_counts
 WITH ends AS (SELECT source_file, max(source_row) AS last_row FROM month_1 GROUP BY 1),
-missing AS (SELECT customer_id, bill_cycle, previous_cell FROM accounts WHERE cell IS NULL),
+missing AS (SELECT account, previous_cell FROM accounts WHERE cell IS NULL),
 placed AS (
     SELECT previous_cell, last_row - source_row = row_number() OVER (PARTITION BY source_file ORDER BY source_row DESC) - 1 AS is_at_the_end
-    FROM missing JOIN month_1 m ON m.customer_id = missing.customer_id AND coalesce(m.bill_cycle, 1) = missing.bill_cycle JOIN ends USING (source_file)
+    FROM missing JOIN month_1 m ON account_of(m.customer_id, m.bill_cycle) = missing.account JOIN ends USING (source_file)
 )
 SELECT previous_cell, 0, 'cut_off', any_value(base), count(*) FILTER (WHERE is_at_the_end)
 FROM (SELECT cell AS previous_cell, sum(base) AS base FROM signal_counts WHERE signal = 'missing' AND recency = 0 GROUP BY 1)
@@ -69,9 +69,9 @@ WHERE previous_cell IS NOT NULL AND (SELECT month_count FROM parameters) >= 2 GR
 
 -- Accounts that are new while their customer was billed last month, under another cycle.
 INSERT INTO signal_counts
-WITH fresh AS (SELECT cell, customer_id FROM accounts WHERE cell IS NOT NULL AND amount_1 IS NULL),
-known AS (SELECT DISTINCT customer_id FROM month_1 SEMI JOIN fresh USING (customer_id))
-SELECT cell, 0, 'second_cycle', any_value(accounts), count(*) FILTER (WHERE customer_id IN (FROM known))
+WITH fresh AS (SELECT cell, customer FROM accounts WHERE cell IS NOT NULL AND amount_1 IS NULL),
+known AS (SELECT DISTINCT hash(customer_id) AS customer FROM month_1 WHERE hash(customer_id) IN (SELECT customer FROM fresh))
+SELECT cell, 0, 'second_cycle', any_value(accounts), count(*) FILTER (WHERE customer IN (FROM known))
 FROM fresh JOIN (SELECT cell, count(*) AS accounts FROM accounts WHERE cell IS NOT NULL GROUP BY 1) USING (cell) GROUP BY 1;
 
 -- A date of those weeks where an amount belongs, the digits of the customer's or the charge's id, and amounts finer than any before.
@@ -83,7 +83,8 @@ SELECT DISTINCT recency, CAST(digits AS BIGINT) * factor AS amount FROM (
 ) CROSS JOIN (VALUES (1), (100)) factors(factor);
 INSERT INTO signal_counts
 WITH bills AS (
-    SELECT 0 AS recency, cell, amount_0 AS amount, id_like_0 AS is_id FROM accounts WHERE amount_0 > 0
+    SELECT 0 AS recency, cell, amount_minor AS amount, is_id(amount_minor, grid, customer_id, charge_id) AS is_id
+    FROM charges_in_cells CROSS JOIN grid WHERE customer_id <> '' AND amount_minor > 0
     UNION ALL SELECT 1, previous_cell, amount_1, FALSE FROM accounts WHERE amount_1 > 0
 ),
 odd AS (
@@ -99,14 +100,12 @@ WHERE recency = 0 OR signal <> 'id_like';  -- chance is what is normal for ids: 
 
 -- Bills at exactly the largest amount of their issuer.
 INSERT INTO signal_counts
-WITH in_cells AS (
-    SELECT 0 AS recency, cell, amount_0 AS amount, count(*) AS bills FROM accounts WHERE amount_0 > 0 GROUP BY 1, 2, 3
-    UNION ALL SELECT 1, previous_cell, amount_1, count(*) FROM accounts WHERE amount_1 > 0 GROUP BY 1, 2, 3
+WITH bills AS (
+    SELECT 0 AS recency, cell, amount_0 AS amount FROM accounts WHERE amount_0 > 0
+    UNION ALL SELECT 1, previous_cell, amount_1 FROM accounts WHERE amount_1 > 0
 ),
-tops AS (SELECT recency, cell, sum(bills) AS bills, max(amount) AS top, arg_max(bills, amount) AS at_the_top FROM in_cells GROUP BY 1, 2)
-SELECT cell, recency, 'at_the_maximum', CAST(bills AS BIGINT),
-    CASE WHEN top = max(top) OVER (PARTITION BY recency, issuer) THEN at_the_top ELSE 0 END
-FROM tops JOIN cells USING (cell);
+tops AS (SELECT recency, cell, max(max(amount)) OVER (PARTITION BY recency, issuer) AS top FROM bills JOIN cells USING (cell) GROUP BY recency, cell, issuer)
+SELECT cell, recency, 'at_the_maximum', count(*), count(*) FILTER (WHERE amount = top) FROM bills JOIN tops USING (recency, cell) GROUP BY 1, 2;
 
 -- Accounts that still pay the base fee of last month where most of their plan does not any more.
 INSERT INTO signal_counts

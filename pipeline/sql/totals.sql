@@ -1,6 +1,6 @@
--- How many charges and how much money, month by month; this run last.
-SELECT months.billing_period, count(*) AS charges, CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) AS total_minor
-FROM months JOIN history USING (recency) GROUP BY 1
-UNION ALL
-SELECT (SELECT run_period FROM parameters), count(*), CAST(coalesce(sum(amount_minor), 0) AS DECIMAL(38, 0)) FROM charges
+-- How many charges and how much money, month by month; this run last, and there even if it is empty.
+SELECT billing_period, CAST(coalesce(sum(charges), 0) AS BIGINT) AS charges, CAST(coalesce(sum(total_minor), 0) AS DECIMAL(38, 0)) AS total_minor
+FROM (SELECT recency, billing_period FROM months UNION ALL SELECT 0, run_period FROM parameters) AS every_month
+LEFT JOIN counted_cells USING (recency)
+GROUP BY recency, billing_period HAVING count(charges) > 0 OR recency = 0
 ORDER BY 1
