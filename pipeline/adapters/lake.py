@@ -118,7 +118,7 @@ class ParquetLake:
         return run
 
     def prove(self, run_ids: Iterable[str]) -> None:
-        """`find` each thoroughly, some at once: DuckDB reads over a flipped byte, and reading a year's bytes takes as long as a question of them.
+        """`find` each thoroughly, some at once: DuckDB reads over a flipped byte.
 
         Raises:
             FatalError: one of them is damaged.
