@@ -37,6 +37,9 @@ FAR = 2.0
 USED_MORE = 0.1
 """Share of metered customers, beyond what is normal, whose usage more than doubled: then usage is what moved the totals."""
 
+NEXT_TO_NOTHING = 0.03
+"""Bills far too low for each of zero: below, bills were lost, not digits."""
+
 PART_OF_A_PLAN = 0.5
 """Share of a plan's customers: below, another base fee is not the plan's new price."""
 
@@ -100,9 +103,12 @@ class Evidence:
         return any(rule in self.failures for rule in rules)
 
     def beyond_normal(self, *signals: str) -> float:
-        """Bills of the whole run that show one of `signals`, beyond what is normal."""
-        rows = [self.signals[name] for name in signals if name in self.signals]
-        return sum(max((row["hits"] or 0) - (row["normal_share"] or 0) * row["base"], 0) for row in rows)
+        """Bills that show one of `signals`, beyond what is normal: of the whole run, or of a cohort where it failed if that is more."""
+        return sum(max(map(_beyond, self._rows(signal)), default=0) for signal in signals)
+
+    def _rows(self, signal: str) -> list[Mapping[str, Any]]:
+        run = [self.signals[signal]] if signal in self.signals else []
+        return [*run, *(failure.row for failure in self.failures.get(signal, ()))]
 
     def is_most_of_it(self, *signals: str, part: float = 0.5) -> bool:
         """Whether the bills that show one of `signals` are at least such a part of those that show any other signal that failed."""
@@ -192,6 +198,10 @@ class Suspect:
     carried: Callable[[Evidence], bool] = lambda evidence: True
 
 
+def _beyond(row: Mapping[str, Any]) -> float:
+    return max((row["hits"] or 0) - (row["normal_share"] or 0) * row["base"], 0)
+
+
 def _repeats_speak_for(share: float, lag: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
     """Whether it is likelier that this share of the bills has the amounts of the lag's month than that none has."""
     # What is normal was counted in one month, so chance itself: this run's repeats of the other months say it once more.
@@ -242,10 +252,9 @@ def _at_a_limit(evidence: Evidence) -> bool:
 
 def _rated_at_nothing(evidence: Evidence) -> bool:
     """Zero is most of what is odd, and what is not zero is as ever: where digits are lost, much of that is next to nothing."""
-    much_is_low = evidence.failed("far_below", "tenth") and evidence.beyond_normal(
-        "far_below"
-    ) >= 0.03 * evidence.beyond_normal("zeroed")
-    return evidence.is_most_of_it("zeroed") and not much_is_low
+    low, zero = evidence.beyond_normal("far_below"), evidence.beyond_normal("zeroed")
+    is_low = evidence.failed("far_below", "tenth") and low >= NEXT_TO_NOTHING * zero
+    return evidence.is_most_of_it("zeroed") and not is_low
 
 
 def _used_more(evidence: Evidence) -> bool:

@@ -16,7 +16,16 @@ def failure(rule: str, *, hits: int, severity: str = "critical", cohort: str = "
     return Failure(
         stated,
         "failed",
-        {"cohort_kind": kind, "cohort": name, "signal": rule, "hits": hits, "surprise": 50.0} | row,
+        {
+            "cohort_kind": kind,
+            "cohort": name,
+            "signal": rule,
+            "base": 10_000,
+            "hits": hits,
+            "normal_share": 0.0,
+            "surprise": 50.0,
+        }
+        | row,
         {},
     )
 
