@@ -241,7 +241,7 @@ def judge(
     return Verdict(
         "hold" if held else "release",
         tuple(failures),
-        causes(failures, said, list(seen.values()), factors() if failures else []),
+        causes(failures, said, list(seen.values()), factors() if failures else [], lags),
         findings(failures, billing_period=billing_period, currency=currency),
         not_judged,
         [summary[rule.name] for name in TABLES for rule in suites.rules if rule.table == name],

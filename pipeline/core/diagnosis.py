@@ -446,7 +446,7 @@ SUSPECTS = (
 
 
 def causes(
-    failures: Sequence[Failure], findings_of: Callable[[Failure], str], signals: Table, factors: Table, lags: Table = ()
+    failures: Sequence[Failure], findings_of: Callable[[Failure], str], signals: Table, factors: Table, lags: Table
 ) -> list[Cause]:
     """The likely causes of `failures`, the most likely first: those that hold the run, then those that only warn.
 
