@@ -17,7 +17,9 @@ def add_commands(commands: Any) -> None:
     generate = command(
         commands, "generate", _generate, _show_source,
         about="make up charge files of any size, with realistic month-to-month behaviour",
-        examples="  makegood generate --out data/million --customers 1460000 --months 4 --first-period 2023-06",
+        examples="  makegood generate --out data/million --customers 1460000 --months 4 --first-period 2023-06\n"
+        "  makegood generate --out data/dearer --customers 20000 --months 6 --first-period 2023-04 \\\n"
+        "      --price-change 2023-09 --price-change-percent 5 --price-change-plan LTE-49",
     )  # fmt: skip
     generate.add_argument("--out", required=True, metavar="DIR")
     generate.add_argument("--customers", type=int, default=30_000)
@@ -28,6 +30,15 @@ def add_commands(commands: Any) -> None:
     )
     generate.add_argument(
         "--monthly-churn", type=float, default=0.012, help="share of customers who leave, and who join, each month"
+    )
+    generate.add_argument("--price-change", metavar="YYYY-MM", help="month from which plan fees are other ones")
+    generate.add_argument("--price-change-percent", type=int, default=5, metavar="N", help="by so many percent")
+    generate.add_argument(
+        "--price-change-plan",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="of this plan alone; may be given again",
     )
     generate.add_argument("--currency", default="KRW")
     generate.add_argument("--seed", type=int, default=1)
@@ -71,7 +82,13 @@ def _generate(arguments: argparse.Namespace, progress: StageProgress) -> tuple[d
         first_period=period_of(arguments.first_period),
         months=arguments.months,
         seed=arguments.seed,
-        behaviour=Behaviour(flat_share=arguments.flat_share, monthly_churn=arguments.monthly_churn),
+        behaviour=Behaviour(
+            flat_share=arguments.flat_share,
+            monthly_churn=arguments.monthly_churn,
+            price_change_period=period_of(arguments.price_change) if arguments.price_change else None,
+            price_change_percent=arguments.price_change_percent if arguments.price_change else 0,
+            price_change_plans=tuple(arguments.price_change_plan),
+        ),
         currency=arguments.currency,
         contacts=arguments.contacts,
         overwrite=arguments.overwrite,
