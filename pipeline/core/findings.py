@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipeline.core.billing_period import BillingPeriod
+from pipeline.core.declared import TWO_WAY, is_within
 from pipeline.core.money import format_minor
 from pipeline.core.rule import Failure, Rule
 from pipeline.core.verdict import WHOLE_RUN, Finding
@@ -105,12 +106,24 @@ def _folded(group: list[Failure]) -> list[Failure]:
         broadest = min(map(_breadth, group))
         return [failure for failure in group if _breadth(failure) == broadest]
     if run is None:
-        return group
+        return _gathered(group, group)
     for kind in COHORT_KINDS:
         failing = [failure for failure in group if failure.cohort_kind == kind]
         if kind != WHOLE_RUN and failing and len(failing) < run.judged_by_kind.get(kind, 0) and _holds_it(failing, run):
-            return failing
+            return _gathered(failing, group)
     return [run]
+
+
+def _gathered(failing: list[Failure], group: list[Failure]) -> list[Failure]:
+    """With the cohort in place of its parts - the plan for what its issuers' customers have - where it failed itself about as much."""
+    wholes = [failure for failure in group if failure.cohort_kind not in (WHOLE_RUN, *TWO_WAY)]
+
+    def told_as(failure: Failure) -> Failure:
+        around = [whole for whole in wholes if is_within(whole.cohort, failure.cohort_kind, failure.row["cohort"])]
+        loudest = max(around, key=lambda whole: abs(whole.level), default=failure)
+        return loudest if CONFINED_FACTOR * abs(loudest.level) > abs(failure.level) else failure
+
+    return list({failure.cohort: failure for failure in map(told_as, failing)}.values())
 
 
 def _holds_it(failing: list[Failure], run: Failure) -> bool:
