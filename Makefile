@@ -28,11 +28,14 @@ setup: $(VENV)/.ready ## .venv with everything in the lock
 demo: setup          ## the main job on 30,000 real bills: verify, hold the wrong month, charge the right one
 	@MAKEGOOD_BIN=$(VENV)/bin/makegood bash tools/demo.sh
 
+# Two processes: the tests that run a whole Airflow wait for it most of the time.
+IN_TWO := -n 2 --dist loadgroup
+
 test: setup lint     ## everything CI runs
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest $(IN_TWO)
 
 test-fast: setup     ## without the slow ones
-	@$(PYTHON) -m pytest -m "not slow"
+	@$(PYTHON) -m pytest $(IN_TWO) -m "not slow"
 
 lint: setup          ## style and import rules
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -13,6 +13,14 @@ hypothesis_settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("here")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module's tests stay in one process, for they share an installation; so do all that run a whole Airflow: one at a time is enough."""
+    for item in items:
+        folder, module = item.path.parent.name, item.path.stem
+        item.add_marker(pytest.mark.xdist_group("airflow" if folder == "dags" else module))
+
+
 @pytest.fixture(autouse=True)
 def _no_installation_by_accident(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A test that names no home works in its own, never in the checkout's data folder."""
