@@ -20,7 +20,7 @@ DATABASE = "makegood_floor"
 
 CHUNK_BYTES = 1 << 20
 
-MONEY = ("operation", "batch", "batch_event", "outcome", "unanswered", "entry")
+MONEY = ("operation", "batch", "batch_event", "outcome", "unanswered", "further_entry")
 """Tables that a charging fills, each after those it refers to."""
 
 REMEDIATION = (

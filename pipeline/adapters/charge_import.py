@@ -20,7 +20,7 @@ from psycopg import sql
 from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.byte_check import ByteCheck, check_binary, check_text
-from pipeline.adapters.ledger import OPERATION_COLUMNS
+from pipeline.adapters.ledger import OPERATION_COLUMNS, OUTCOME_COLUMNS, with_entry
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.adapters.runs import append_audit
 from pipeline.adapters.strict_columns import DEFAULT_BILL_CYCLE, Place, whole_numbers
@@ -197,19 +197,14 @@ FROM counted ORDER BY customer_id, bill_cycle, occurrence"""
 def _write(connection: psycopg.Connection, rows: pa.Table, effective_on: date) -> None:
     """Append operations, outcomes and the entries they make, whole or not at all."""
     copy_in(connection, "operation", rows.to_batches(), OPERATION_COLUMNS)
-    copy_in(connection, "outcome", rows.to_batches(), ["operation_id", "status", "reason", "payment_id"])
-    for state in ("succeeded", "declined"):
-        these = rows.filter(pc.equal(rows["status"], state)).select(["operation_id", "amount_minor", "currency"])
-        posting = posting_for("charge", state, was_unknown=False)
-        entry = {
-            "step": posting.step,
-            "debit": posting.debit,
-            "credit": posting.credit,
-            "effective_on": str(effective_on),
-        }
-        for name, value in entry.items():
-            these = these.append_column(name, pa.repeat(value, these.num_rows))
-        copy_in(connection, "entry", these.to_batches(), these.column_names)
+    outcomes = [
+        batch
+        for state in ("succeeded", "declined")
+        for batch in with_entry(
+            rows.filter(pc.equal(rows["status"], state)), posting_for("charge", state, was_unknown=False), effective_on
+        ).to_batches()
+    ]
+    copy_in(connection, "outcome", outcomes, OUTCOME_COLUMNS)
 
 
 def _confirm(file: ImportFile, states: pa.Table) -> None:

@@ -102,7 +102,7 @@ class Closings:
                 ("refund_payable", "write_off", "credit = 'refund_payable'", "debit = 'refund_payable'"),
             ):
                 connection.execute(
-                    "INSERT INTO entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
+                    "INSERT INTO further_entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
                     f" SELECT o.operation_id, 'written_off', '{debit}', '{credit}', e.amount_minor, e.currency, %(day)s"
                     " FROM operation o JOIN entry e USING (operation_id)"
                     f" WHERE o.incident_id = %(incident)s AND e.step = 'final' AND e.{side}"

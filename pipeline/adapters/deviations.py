@@ -129,7 +129,7 @@ def keep_deviations(connection: Any, incident_id: str, day: date) -> int:
         "   (SELECT coalesce(sum(p.amount_minor), 0) AS amount_minor FROM makegood.operation p JOIN makegood.outcome c USING (operation_id)"
         "     WHERE p.original_id = f.original_id AND c.status = 'succeeded') ours"
         "  WHERE f.kind = ANY(%(settling)s)),"
-        " entered AS (INSERT INTO makegood.entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
+        " entered AS (INSERT INTO makegood.further_entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
         "  SELECT original_id, step || CASE nth WHEN 1 THEN '' ELSE ' ' || nth END, debit::makegood.account, %(credit)s, moved_minor,"
         "    currency, %(day)s FROM settling CROSS JOIN LATERAL"
         "   (VALUES (kind, %(plain)s, amount_minor - owed_minor), (kind || '_owed', %(owing)s, owed_minor)) v(step, debit, moved_minor)"

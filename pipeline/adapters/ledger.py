@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pipeline.adapters.bulk import copy_in, expect_millions, fetch
 from pipeline.adapters.postgres import Server, conninfo
-from pipeline.core.ledger import posting_for
+from pipeline.core.ledger import Posting, posting_for
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import BatchFile
 from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
@@ -26,6 +26,13 @@ OPERATION_COLUMNS = [
     "operation_id", "kind", "scope", "incident_id", "customer_id", "billing_period", "bill_cycle", "occurrence", "attempt",
     "charge_id", "amount_minor", "currency", "payment_method", "issuer", "instrument_token", "wave", "original_id",
 ]  # fmt: skip
+
+ENTRY_COLUMNS = ["operation_id", "step", "debit", "credit", "amount_minor", "currency", "effective_on"]
+
+OUTCOME_COLUMNS = [
+    "operation_id", "status", "reason", "payment_id", "debit", "credit", "amount_minor", "currency", "effective_on",
+]  # fmt: skip
+"""An outcome and the entry that it makes; the entry's columns are empty where it makes none."""
 
 CHARGED_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("amount_minor", pa.int64())])
 
@@ -212,10 +219,7 @@ class PostgresLedger:
                 return
             after_decline = _after_decline(connection, scope, batch_id)
             _record(connection, finals, effective_on, was_unknown=False, after_decline=after_decline)
-            copy_in(
-                connection, "unanswered", _keyed(unanswered).select(["operation_id"]).to_batches(), ["operation_id"]
-            )
-            _enter(connection, unanswered, "unknown", effective_on, was_unknown=False, after_decline=after_decline)
+            _suspend(connection, unanswered, effective_on, after_decline=after_decline)
 
     def unknown(self, scope: str) -> pa.Table:
         """Operations that were sent and never answered (`OPERATION_SCHEMA`)."""
@@ -318,7 +322,7 @@ def _after_decline(connection: psycopg.Connection, scope: str, batch_id: int | N
         "SELECT replace(o.operation_id::text, '-', '') FROM operation o"
         " WHERE o.scope = %(scope)s AND o.attempt > 1"
         " AND (%(batch)s::bigint IS NULL OR o.wave = (SELECT b.wave FROM batch b WHERE b.batch_id = %(batch)s))"
-        " AND EXISTS (SELECT FROM operation p JOIN entry e ON e.operation_id = p.operation_id AND e.step = 'final'"
+        " AND EXISTS (SELECT FROM operation p JOIN outcome e ON e.operation_id = p.operation_id"
         "   WHERE p.customer_id = o.customer_id AND p.billing_period = o.billing_period AND p.bill_cycle = o.bill_cycle"
         "   AND p.incident_id = o.incident_id AND p.occurrence = o.occurrence AND p.attempt < o.attempt"
         "   AND (p.kind = 'rebill') = (o.kind = 'rebill') AND (e.credit = 'refund_payable' OR e.debit = 'accounts_receivable'))",
@@ -330,35 +334,54 @@ def _after_decline(connection: psycopg.Connection, scope: str, batch_id: int | N
 def _record(
     connection: psycopg.Connection, finals: pa.Table, effective_on: date, *, was_unknown: bool, after_decline: pa.Array
 ) -> None:
-    """Append outcomes and the entries they make."""
-    copy_in(connection, "outcome", _keyed(finals).to_batches(), ["operation_id", "status", "reason", "payment_id"])
-    for state in FINAL_STATES.to_pylist():
-        these = finals.filter(pc.equal(finals["status"], state))
-        _enter(connection, these, state, effective_on, was_unknown=was_unknown, after_decline=after_decline)
+    """Append outcomes, each with the entry that it makes."""
+    posted = [
+        batch
+        for state in FINAL_STATES.to_pylist()
+        for these, posting in _groups(
+            finals.filter(pc.equal(finals["status"], state)),
+            state,
+            was_unknown=was_unknown,
+            after_decline=after_decline,
+        )
+        for batch in with_entry(_keyed(these), posting, effective_on).to_batches()
+    ]
+    copy_in(connection, "outcome", posted, OUTCOME_COLUMNS)
 
 
-def _enter(
-    connection: psycopg.Connection, operations: pa.Table, state: str, effective_on: date, *, was_unknown: bool,
-    after_decline: pa.Array,
-) -> None:  # fmt: skip
-    """Append the entries of `operations` (merchant_reference, kind, amount_minor, currency), all come to `state`."""
+def _suspend(
+    connection: psycopg.Connection, operations: pa.Table, effective_on: date, *, after_decline: pa.Array
+) -> None:
+    """Append `operations` as unanswered, with the entries that set their amounts aside."""
+    copy_in(connection, "unanswered", _keyed(operations).to_batches(), ["operation_id"])
+    for these, posting in _groups(operations, "unknown", was_unknown=False, after_decline=after_decline):
+        entries = with_entry(_keyed(these), posting, effective_on)
+        entries = entries.append_column("step", pa.repeat(posting.step, entries.num_rows))
+        copy_in(connection, "further_entry", entries.to_batches(), ENTRY_COLUMNS)
+
+
+def _groups(
+    operations: pa.Table, state: str, *, was_unknown: bool, after_decline: pa.Array
+) -> Iterator[tuple[pa.Table, Posting | None]]:
+    """`operations` (merchant_reference, kind), all come to `state`, by the posting that this makes."""
     is_retry = pc.is_in(operations["merchant_reference"], after_decline)
     for kind in pc.unique(operations["kind"]).to_pylist():
         for retried in (False, True):
-            posting = posting_for(kind, state, was_unknown=was_unknown, after_decline=retried)
             these = operations.filter(pc.and_(pc.equal(operations["kind"], kind), pc.equal(is_retry, retried)))
-            if posting is None or not these.num_rows:
-                continue
-            these = _keyed(these).select(["operation_id", "amount_minor", "currency"])
-            constants = {
-                "step": posting.step,
-                "debit": posting.debit,
-                "credit": posting.credit,
-                "effective_on": str(effective_on),
-            }
-            for name, value in constants.items():
-                these = these.append_column(name, pa.repeat(value, these.num_rows))
-            copy_in(connection, "entry", these.to_batches(), these.column_names)
+            if these.num_rows:
+                yield these, posting_for(kind, state, was_unknown=was_unknown, after_decline=retried)
+
+
+def with_entry(operations: pa.Table, posting: Posting | None, effective_on: date) -> pa.Table:
+    """`operations` (amount_minor, currency) with the other columns of the entry that `posting` makes; None empties them all."""
+    entry = {name: getattr(posting, name, None) for name in ("debit", "credit")}
+    entry |= {"effective_on": str(effective_on) if posting else None}
+    if posting is None:
+        operations = operations.drop_columns(["amount_minor", "currency"])
+        entry |= {"amount_minor": None, "currency": None}
+    for name, value in entry.items():
+        operations = operations.append_column(name, pa.repeat(pa.scalar(value, pa.string()), operations.num_rows))
+    return operations
 
 
 def _event(connection: psycopg.Connection, batch_id: int, event: str, detail: str) -> bool:

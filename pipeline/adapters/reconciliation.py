@@ -278,7 +278,7 @@ class Reconciliation:
         for (reference,) in self._database.execute("SELECT modification_reference FROM returned_elsewhere").fetchall():
             posting = returned_elsewhere_posting(reference)
             connection.execute(
-                "INSERT INTO entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
+                "INSERT INTO further_entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 self._returned(reference, posting),
             )
@@ -289,7 +289,7 @@ class Reconciliation:
             f"SELECT operation_id, '{posting.step}' AS step, '{posting.debit}' AS debit, '{posting.credit}' AS credit,"
             f" amount_minor, currency, settled_on AS effective_on FROM ({query})"
         ).to_arrow_reader(100_000)
-        return copy_in(connection, "entry", reader, reader.schema.names)
+        return copy_in(connection, "further_entry", reader, reader.schema.names)
 
     def _returned(self, reference: str, posting: Posting) -> tuple[Any, ...]:
         row = self._database.execute(
@@ -339,9 +339,9 @@ _OPERATIONS = sql.SQL(
 )
 _SUCCEEDED_OPERATIONS = sql.SQL("SELECT operation_id, payment_id FROM outcome WHERE status = 'succeeded'")
 _UNKNOWN_OPERATIONS = sql.SQL("SELECT operation_id FROM unanswered EXCEPT SELECT operation_id FROM outcome")
-_SETTLED_OPERATIONS = sql.SQL("SELECT operation_id FROM entry WHERE step = 'settled'")
+_SETTLED_OPERATIONS = sql.SQL("SELECT operation_id FROM further_entry WHERE step = 'settled'")
 _DEVIATIONS = sql.SQL("SELECT original_id, kind, amount_minor, detail = {} FROM deviation").format(sql.Literal(VOIDED))
 _FACTS = sql.SQL(
-    "SELECT o.operation_id, o.scope, o.payment_method, coalesce(e.effective_on, o.recorded_at::date) FROM operation o"
-    " LEFT JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final' WHERE {condition}"
+    "SELECT o.operation_id, o.scope, o.payment_method, coalesce(c.effective_on, o.recorded_at::date) FROM operation o"
+    " LEFT JOIN outcome c USING (operation_id) WHERE {condition}"
 )

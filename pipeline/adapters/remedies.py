@@ -66,10 +66,11 @@ REBILLED_SCHEMA = pa.schema([
 BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())])
 
 _STATES = sql.SQL(
-    "SELECT o.*, d.reason, CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
+    "SELECT o.*, d.reason, d.declined_on,"
+    " CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
     " WHEN w.answered THEN 'succeeded' WHEN w.handed_over THEN 'sent' ELSE 'not_sent' END AS state"
     " FROM operation o"
-    " LEFT JOIN (SELECT operation_id, reason FROM outcome WHERE status = 'declined') d USING (operation_id)"
+    " LEFT JOIN (SELECT operation_id, reason, effective_on AS declined_on FROM outcome WHERE status = 'declined') d USING (operation_id)"
     " LEFT JOIN (SELECT operation_id FROM unanswered n WHERE NOT EXISTS"
     "   (SELECT FROM outcome c WHERE c.operation_id = n.operation_id)) u USING (operation_id)"
     " LEFT JOIN (SELECT scope, wave, answered, handed_over FROM wave_state WHERE scope = ANY({scopes}) AND NOT rejected) w"
@@ -254,14 +255,14 @@ class PlanInProgress:
     def _rebilled(self) -> pa.Table:
         query = sql.SQL(
             "SELECT customer_id, billing_period, bill_cycle, attempt, instrument_token, amount_minor, state, reason,"
-            " CASE WHEN state = 'declined' THEN (SELECT e.effective_on FROM entry e"
-            "   WHERE e.operation_id = s.operation_id AND e.step = 'final') END FROM ({}) s"
+            " declined_on FROM ({}) s"
         )
         return self._fetch(query.format(self._states("rebill")), REBILLED_SCHEMA)
 
     def _settled(self) -> pa.Table:
         query = sql.SQL(
-            "SELECT uuid_send(o.original_id) FROM operation o JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'settled'"
+            "SELECT uuid_send(o.original_id) FROM operation o"
+            " JOIN further_entry e ON e.operation_id = o.operation_id AND e.step = 'settled'"
             " WHERE o.kind = 'refund' AND o.payment_method <> 'credit_card' AND o.scope = ANY({})"
         ).format(sql.Literal(self.scopes("refund")))
         return self._fetch(query, pa.schema([("original", pa.binary())]))

@@ -150,11 +150,39 @@ def test_an_operation_has_one_outcome_and_an_entry_two_accounts(pipeline):
     with pytest.raises(psycopg.errors.UniqueViolation):
         outcome(pipeline, charge, "declined")
     with pytest.raises(psycopg.errors.CheckViolation):
-        pipeline.execute("INSERT INTO entry VALUES (%s, 'final', 'bank', 'bank', 5, 'KRW', '2023-09-11')", (charge,))
+        pipeline.execute(
+            "INSERT INTO further_entry VALUES (%s, 'settled', 'bank', 'bank', 5, 'KRW', '2023-09-11')", (charge,)
+        )
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         pipeline.execute(
-            "INSERT INTO entry VALUES (%s, 'final', 'bank', 'suspense', 5, 'KRW', '2023-09-11')", (str(uuid4()),)
+            "INSERT INTO further_entry VALUES (%s, 'settled', 'bank', 'suspense', 5, 'KRW', '2023-09-11')",
+            (str(uuid4()),),
         )
+
+
+def test_an_outcomes_own_entry_is_whole_balanced_and_said_once(pipeline):
+    charge = operation(pipeline, next(CUSTOMERS), "charge", 5)
+    columns = "operation_id, status, payment_id, debit, credit, amount_minor, currency, effective_on"
+    for values in (
+        "'acquirer_clearing', NULL, 5, 'KRW', '2023-09-11'",
+        "'acquirer_clearing', 'billed_revenue', 5, 'KRW', NULL",
+        "'bank', 'bank', 5, 'KRW', '2023-09-11'",
+        "'acquirer_clearing', 'billed_revenue', 0, 'KRW', '2023-09-11'",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            pipeline.execute(f"INSERT INTO outcome ({columns}) VALUES (%s, 'succeeded', '88', {values})", (charge,))
+    pipeline.execute(
+        f"INSERT INTO outcome ({columns}) VALUES (%s, 'succeeded', '88', 'acquirer_clearing', 'billed_revenue', 5, 'KRW', '2023-09-11')",
+        (charge,),
+    )
+    with pytest.raises(psycopg.errors.CheckViolation):
+        pipeline.execute(
+            "INSERT INTO further_entry VALUES (%s, 'final', 'bank', 'suspense', 5, 'KRW', '2023-09-11')", (charge,)
+        )
+    said = pipeline.execute(
+        "SELECT step, debit::text, amount_minor FROM entry WHERE operation_id = %s", (charge,)
+    ).fetchall()
+    assert said == [("final", "acquirer_clearing", 5)]
 
 
 # -- people -----------------------------------------------------------------------------------------------------
@@ -269,9 +297,17 @@ def test_no_role_but_the_owner_changes_or_removes_a_row_of_any_table(admin, logg
     ]
     roles = [role for role in roles if role not in OWNERS]
     assert {"makegood_pipeline", "makegood_airflow", "operator", "approver", "both_roles", "airflow"} <= set(roles)
-    assert {"operation", "outcome", "entry", "approval", "audit", "deviation", "plan", "notice", "batch"} <= set(
-        tables(admin)
-    )
+    assert {
+        "operation",
+        "outcome",
+        "further_entry",
+        "approval",
+        "audit",
+        "deviation",
+        "plan",
+        "notice",
+        "batch",
+    } <= set(tables(admin))
     got_through = []
     for role in roles:
         for table in tables(admin):
@@ -289,7 +325,7 @@ def test_no_role_but_the_owner_changes_or_removes_a_row_of_any_table(admin, logg
                 if may(admin, role, statement):
                     got_through.append(f"{role}: {statement.as_string(admin)}")
     assert got_through == []
-    assert may(admin, "makegood_owner", sql.SQL("DELETE FROM makegood.entry WHERE false")), (
+    assert may(admin, "makegood_owner", sql.SQL("DELETE FROM makegood.further_entry WHERE false")), (
         "the attempt itself is sound"
     )
 

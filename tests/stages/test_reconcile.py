@@ -25,7 +25,7 @@ def _nothing_but_this_test(settings: Settings) -> None:
     url = make_url(postgres.superuser_url(settings)).set(database=postgres.DATABASE)
     with psycopg.connect(conninfo(url.render_as_string(hide_password=False))) as connection:
         connection.execute(
-            "TRUNCATE makegood.operation, makegood.outcome, makegood.entry, makegood.settlement_break CASCADE"
+            "TRUNCATE makegood.operation, makegood.outcome, makegood.further_entry, makegood.settlement_break CASCADE"
         )
 
 

@@ -248,7 +248,7 @@ def test_the_acquirers_settlement_of_a_refund_counts_as_credited(world):
     world.step("refund", ELEVENTH)
     with world.server.connect() as connection:
         connection.execute(
-            "INSERT INTO entry SELECT operation_id, 'settled', 'acquirer_clearing', 'bank', amount_minor, currency, '2023-09-12'"
+            "INSERT INTO further_entry SELECT operation_id, 'settled', 'acquirer_clearing', 'bank', amount_minor, currency, '2023-09-12'"
             " FROM operation WHERE incident_id = %s AND customer_id = %s", (world.incident, customers[0].customer_id),
         )  # fmt: skip
     rebilled = world.step("rebill", TWELFTH)

@@ -1,4 +1,4 @@
--- Money: operations (what we mean to do), batches (what we sent), outcomes (what became of it), entries (what it means).
+-- Money: operations (what we mean to do), batches (what we sent), outcomes (what became of it, with the entry that it makes), entries.
 -- Rows are inserted, never updated or deleted; every state is derived from them.
 
 -- The key is derived from the business fact (pipeline/core/idempotency.py); the fact itself is unique beside it, so that no
@@ -53,14 +53,25 @@ CREATE TABLE batch_event (
     PRIMARY KEY (batch_id, event)
 );
 
+CREATE TYPE account AS ENUM
+    ('accounts_receivable', 'billed_revenue', 'acquirer_clearing', 'bank', 'refund_payable', 'write_off', 'suspense');
+
+-- What became of an operation, and the balanced entry that it makes: the same amount leaves `credit` and reaches `debit`. No entry where
+-- nothing changes: what was withdrawn, or declined once more.
 CREATE TABLE outcome (
     operation_id uuid PRIMARY KEY,
     status       text NOT NULL CHECK (status IN ('succeeded', 'declined')),
     reason       text,
     payment_id   text,
+    debit        account,
+    credit       account CHECK (debit <> credit),
+    amount_minor bigint CHECK (amount_minor > 0),
+    currency     text,
+    effective_on date,
     recorded_at  timestamptz NOT NULL DEFAULT now(),
     CHECK ((status = 'declined') = (reason IS NOT NULL)),
-    CHECK (status <> 'succeeded' OR payment_id IS NOT NULL)
+    CHECK (status <> 'succeeded' OR payment_id IS NOT NULL),
+    CONSTRAINT entry_is_whole CHECK (num_nulls(debit, credit, amount_minor, currency, effective_on) IN (0, 5))
 );
 
 -- Sent, and no answer came: unknown until an outcome says otherwise.
@@ -69,13 +80,10 @@ CREATE TABLE unanswered (
     recorded_at  timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TYPE account AS ENUM
-    ('accounts_receivable', 'billed_revenue', 'acquirer_clearing', 'bank', 'refund_payable', 'write_off', 'suspense');
-
--- One row is one balanced entry: the same amount leaves `credit` and reaches `debit`. An operation has each step once.
-CREATE TABLE entry (
+-- Entries beside the outcome's: of a step before it (suspended) or after it (settled ...). An operation has each step once.
+CREATE TABLE further_entry (
     operation_id uuid NOT NULL,
-    step         text NOT NULL,
+    step         text NOT NULL CHECK (step <> 'final'),
     debit        account NOT NULL,
     credit       account NOT NULL CHECK (debit <> credit),
     amount_minor bigint NOT NULL CHECK (amount_minor > 0),
@@ -84,6 +92,12 @@ CREATE TABLE entry (
     recorded_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (operation_id, step)
 );
+
+-- All entries. An outcome's own is `final`: it is one to one with the outcome, so it is kept in its row, under its key.
+CREATE VIEW entry AS
+    SELECT operation_id, 'final' AS step, debit, credit, amount_minor, currency, effective_on, recorded_at FROM outcome WHERE debit IS NOT NULL
+    UNION ALL
+    SELECT operation_id, step, debit, credit, amount_minor, currency, effective_on, recorded_at FROM further_entry;
 
 -- A foreign key checked once per statement instead of once per row: operations are never deleted, so a check at
 -- insertion is a check for ever, and a wave costs one join. The join goes row by row through the key's index, whatever the
@@ -101,7 +115,7 @@ CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON outcome
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
 CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON unanswered
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
-CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON entry
+CREATE TRIGGER belongs_to_an_operation AFTER INSERT ON further_entry
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION belongs_to_an_operation();
 
 -- Money is sent only by hand-over of a batch; this is where each wave stands.

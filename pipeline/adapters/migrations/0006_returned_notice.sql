@@ -13,12 +13,12 @@ CREATE OR REPLACE VIEW notice_due AS
                 WHERE kind IN ('already_returned', 'shrunk') GROUP BY incident_id, original_id) v
           JOIN operation o ON o.operation_id = v.original_id AND o.amount_minor = v.amount_minor
           UNION ALL
-          SELECT o.incident_id, o.customer_id, 'rebill', o.operation_id, o.amount_minor, o.currency, NULL, e.effective_on
-          FROM operation o JOIN outcome c USING (operation_id) JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final'
-          WHERE o.kind = 'rebill' AND c.status = 'succeeded'
+          SELECT o.incident_id, o.customer_id, 'rebill', o.operation_id, o.amount_minor, o.currency, NULL, c.effective_on
+          FROM operation o JOIN outcome c USING (operation_id)
+          WHERE o.kind = 'rebill' AND c.status = 'succeeded' AND c.effective_on IS NOT NULL
           UNION ALL
-          SELECT o.incident_id, o.customer_id, 'rebill_declined', o.operation_id, o.amount_minor, o.currency, c.reason, e.effective_on
-          FROM operation o JOIN outcome c USING (operation_id) JOIN entry e ON e.operation_id = o.operation_id AND e.step = 'final'
-          WHERE o.kind = 'rebill' AND c.status = 'declined' AND c.reason <> 'withdrawn') d
+          SELECT o.incident_id, o.customer_id, 'rebill_declined', o.operation_id, o.amount_minor, o.currency, c.reason, c.effective_on
+          FROM operation o JOIN outcome c USING (operation_id)
+          WHERE o.kind = 'rebill' AND c.status = 'declined' AND c.effective_on IS NOT NULL) d
     WHERE NOT EXISTS (SELECT FROM notice n
                       WHERE n.incident_id = d.incident_id AND n.customer_id = d.customer_id AND n.step = d.step);
