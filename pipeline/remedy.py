@@ -115,12 +115,13 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
     """Commit one wave's intents after another. The question about the next wave's payments is put before this wave's is answered,
     so the acquirer answers it between two files and nobody waits."""
     _look_up(books, sender)
-    portions = list(_portions(books.begin(), fresh=books.next_wave() == 0))
+    portions = _portions(books.begin(), fresh=books.next_wave() == 0)
     number = books.next_wave()
-    asked = _ask(books, live, portions[0]) if portions else None
-    for index, (start, count) in enumerate(portions):
-        lines, states = books.due(start, count), asked() if asked else None
-        asked = _ask(books, live, portions[index + 1]) if index + 1 < len(portions) else None
+    asked = _ask(books, live, next(portions, None))
+    while asked:
+        lines, answer = asked
+        states = answer()
+        asked = _ask(books, live, next(portions, None))
         guard()
         intended, deviations = books.decide(lines, states, number)
         books.commit(intended, deviations)
@@ -130,10 +131,16 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
             number += 1
 
 
-def _ask(books: Books, live: LiveStates | None, portion: tuple[int, int]) -> Callable[[], pa.Table] | None:
-    if live is None:
+def _ask(
+    books: Books, live: LiveStates | None, portion: tuple[int, int] | None
+) -> tuple[pa.Table, Callable[[], pa.Table | None]] | None:
+    """The lines of a wave, and what to call for the state of their payments; None after the last one."""
+    if portion is None:
         return None
-    return live.ask_states(payment_ids=books.due(*portion)["payment_id"].combine_chunks())
+    lines = books.due(*portion)
+    if live is None:
+        return lines, lambda: None
+    return lines, live.ask_states(payment_ids=lines["payment_id"].combine_chunks())
 
 
 def _portions(total: int, *, fresh: bool) -> Iterator[tuple[int, int]]:

@@ -52,15 +52,23 @@ WAVE_COLUMNS = [
 ]  # fmt: skip
 """What a wave needs of a plan's lines."""
 
+RENAMED = {
+    "charge_id": "rebill_charge_id",
+    "payment_method": "rebill_method",
+    "issuer": "rebill_issuer",
+    "instrument_token": "rebill_token",
+}
+"""Columns of a rebill, and where its line has them: the right charge, on the customer's present instrument."""
+
 MOVED_SCHEMA = pa.schema([
-    ("original", pa.binary()), ("kind", pa.string()), ("attempt", pa.int32()), ("amount_minor", pa.int64()), ("state", pa.string()),
+    ("original", pa.uuid()), ("kind", pa.string()), ("attempt", pa.int32()), ("amount_minor", pa.int64()), ("state", pa.string()),
     ("reason", pa.string()),
 ])  # fmt: skip
 
 REBILLED_SCHEMA = pa.schema([
-    ("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64()), ("attempt", pa.int32()),
-    ("instrument_token", pa.string()), ("amount_minor", pa.int64()), ("state", pa.string()), ("reason", pa.string()),
-    ("declined_on", pa.date32()),
+    ("operation_id", pa.uuid()), ("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64()),
+    ("attempt", pa.int32()), ("instrument_token", pa.string()), ("amount_minor", pa.int64()), ("state", pa.string()),
+    ("reason", pa.string()), ("declined_on", pa.date32()),
 ])  # fmt: skip
 
 BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())])
@@ -97,7 +105,7 @@ class PlanInProgress:
         self._database = duck.connect()
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
         self._database.register("numbered", numbered)
-        self._database.execute("CREATE VIEW plan_line AS SELECT *, unhex(original_id) AS original FROM numbered")
+        self._run("plan_line.sql", {"incident_id": self.incident_id, "step": step})
 
     def close(self) -> None:
         self._database.close()
@@ -196,7 +204,7 @@ class PlanInProgress:
     def _given_back_in_part(self) -> pa.Table:
         """Charges that we have refunded for less than was charged, with what was not ours to give back (`DEVIATION_SCHEMA`)."""
         refunds = sql.SQL(
-            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE state = 'succeeded'"
+            "SELECT original_id, kind, attempt, amount_minor, state, reason FROM ({}) s WHERE state = 'succeeded'"
         )
         self._give("refunded", self._fetch(refunds.format(self._states("refund")), MOVED_SCHEMA))
         return self._database.execute(
@@ -220,12 +228,13 @@ class PlanInProgress:
             self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
 
     def _give(self, name: str, table: pa.Table) -> None:
-        self._database.register(name, table)
+        self._database.register("given", table)  # copied: a join cannot filter Arrow's numbers of 128 bits by others
+        self._database.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM given")
+        self._database.unregister("given")
 
     def _run(self, name: str, given: dict[str, Any]) -> None:
         """Run the statements of a file, each with the parameters it names."""
-        text = (resources.files("pipeline") / "sql" / name).read_text(encoding="utf-8")
-        for statement in duckdb.extract_statements(text):
+        for statement in duckdb.extract_statements(_sql(name)):
             self._database.execute(statement, {key: given[key] for key in statement.named_parameters})
 
     def _fetch(self, query: sql.Composable, schema: pa.Schema) -> pa.Table:
@@ -235,9 +244,7 @@ class PlanInProgress:
         """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not."""
         steps = ("cancel",) if self.step == "cancel" else ("cancel", "refund")
         wanted = "NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true"
-        query = sql.SQL(
-            "SELECT uuid_send(original_id), kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}"
-        )
+        query = sql.SQL("SELECT original_id, kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}")
         return self._fetch(query.format(self._states(*steps), sql.SQL(wanted)), MOVED_SCHEMA)
 
     def _states(self, *steps: str) -> sql.Composable:
@@ -248,24 +255,29 @@ class PlanInProgress:
         return _STATES.format(scopes=sql.Literal(self.scopes(*steps)))
 
     def _deviated(self) -> pa.Table:
-        query = sql.SQL("SELECT uuid_send(original_id), kind FROM deviation WHERE incident_id = {}")
-        schema = pa.schema([("original", pa.binary()), ("kind", pa.string())])
+        query = sql.SQL("SELECT original_id, kind FROM deviation WHERE incident_id = {}")
+        schema = pa.schema([("original", pa.uuid()), ("kind", pa.string())])
         return self._fetch(query.format(sql.Literal(self.incident_id)), schema)
 
     def _rebilled(self) -> pa.Table:
+        """The incident's rebills with their state; a first attempt that succeeded is known by its key alone."""
         query = sql.SQL(
-            "SELECT customer_id, billing_period, bill_cycle, attempt, instrument_token, amount_minor, state, reason,"
-            " declined_on FROM ({}) s"
+            "SELECT operation_id, {named}, attempt, {token}, amount_minor, state, reason, declined_on FROM ({states}) s"
         )
-        return self._fetch(query.format(self._states("rebill")), REBILLED_SCHEMA)
+        columns = [
+            sql.SQL("CASE WHEN attempt > 1 OR state <> 'succeeded' THEN {} END").format(sql.Identifier(name))
+            for name in ("customer_id", "billing_period", "bill_cycle", "instrument_token")
+        ]
+        named, token = sql.SQL(", ").join(columns[:-1]), columns[-1]
+        return self._fetch(query.format(named=named, token=token, states=self._states("rebill")), REBILLED_SCHEMA)
 
     def _settled(self) -> pa.Table:
         query = sql.SQL(
-            "SELECT uuid_send(o.original_id) FROM operation o"
+            "SELECT o.original_id FROM operation o"
             " JOIN further_entry e ON e.operation_id = o.operation_id AND e.step = 'settled'"
             " WHERE o.kind = 'refund' AND o.payment_method <> 'credit_card' AND o.scope = ANY({})"
         ).format(sql.Literal(self.scopes("refund")))
-        return self._fetch(query, pa.schema([("original", pa.binary())]))
+        return self._fetch(query, pa.schema([("original", pa.uuid())]))
 
     def _billed_elsewhere(self) -> pa.Table:
         """Bills that another incident of the period has rebilled, or may have (`BILL_SCHEMA`): nobody is charged the right amount twice."""
@@ -308,22 +320,40 @@ class PlanInProgress:
             FatalError: `states` is about other payments.
         """
         self._database.register("wave_line", lines)
-        given = {"scope": self.scope, "incident_id": self.incident_id, "wave": wave}
+        given = {"step": self.step, "kind": self.kind, "incident_id": self.incident_id}
         if states is None:
-            self._run("rebills_wave.sql", given)
-            return self._database.table("intended").to_arrow_table(), DEVIATION_SCHEMA.empty_table()
+            keys = self._answer("rebills_wave.sql", given)["operation_id"]
+            nothing = pa.nulls(lines.num_rows, pa.string())
+            own = {name: lines[of_line] for name, of_line in RENAMED.items()}
+            own |= {"occurrence": pa.repeat(pa.scalar(1, pa.int32()), lines.num_rows)}
+            own |= {"original_id": nothing, "original_payment_id": nothing}
+            return self._intents(lines, keys, wave, own), DEVIATION_SCHEMA.empty_table()
         if not states["payment_id"].combine_chunks().equals(lines["payment_id"].combine_chunks()):
             raise FatalError(
                 f"{self.scope}: the acquirer answered about other payments than those asked for; nothing was sent"
             )
         self._database.register("payment_state", states)
-        self._run("reversals_wave.sql", given | {"step": self.step, "kind": self.kind})
-        deviations = self._database.execute(
-            "SELECT original_id, verdict, if(list_contains(?, verdict), wrong_minor, amount_minor), if(state = 'voided', ?, '') FROM judged"
-            " WHERE verdict <> 'send' AND NOT list_contains(?, verdict)",
-            [list(SETTLED_OTHERWISE), VOIDED, list(WAVE_VERDICTS_LEFT)],
-        ).to_arrow_table()
-        return self._database.table("intended").to_arrow_table(), deviations.rename_columns(DEVIATION_SCHEMA.names)
+        judged = self._answer("reversals_wave.sql", given)
+        is_sent = pc.equal(judged["verdict"], "send")
+        sent, moved = lines, judged
+        if not pc.all(is_sent, min_count=0).as_py():
+            sent, moved = lines.filter(is_sent), judged.filter(is_sent)
+        sent = sent.set_column(sent.column_names.index("amount_minor"), "amount_minor", moved["moved_minor"])
+        own = {"original_payment_id": sent["payment_id"]}
+        return self._intents(sent, moved["operation_id"], wave, own), _deviations(lines, judged)
+
+    def _answer(self, name: str, given: dict[str, Any]) -> pa.Table:
+        """The rows of a file's one query, with the parameters it names."""
+        (statement,) = duckdb.extract_statements(_sql(name))
+        return self._database.execute(statement, {k: given[k] for k in statement.named_parameters}).to_arrow_table()
+
+    def _intents(self, lines: pa.Table, keys: pa.ChunkedArray, wave: int, own: dict[str, Any]) -> pa.Table:
+        """`lines` as operations (`OPERATION_COLUMNS`, original_payment_id): their columns, their keys, and what a whole wave shares."""
+        shared = {"kind": self.kind, "scope": self.scope, "incident_id": self.incident_id}
+        columns = {name: pa.repeat(value, lines.num_rows) for name, value in shared.items()}
+        columns |= {"operation_id": keys, "wave": pa.repeat(pa.scalar(wave, pa.int32()), lines.num_rows)} | own
+        names = [*OPERATION_COLUMNS, "original_payment_id"]
+        return pa.table({name: columns[name] if name in columns else lines[name] for name in names})
 
     def commit(self, intended: pa.Table, deviations: pa.Table) -> None:
         """Commit a wave's intents and what came otherwise, whole or not at all.
@@ -388,6 +418,22 @@ class PlanInProgress:
 
 _LEFT_NAMES = {"due": "not_sent"}
 """A due line is called not sent once a call has ended; intents that a stop kept back are called so too."""
+
+
+def _deviations(lines: pa.Table, judged: pa.Table) -> pa.Table:
+    """What of a wave came otherwise, and is no matter of waiting (`DEVIATION_SCHEMA`)."""
+    is_odd = pc.invert(pc.is_in(judged["verdict"], pa.array(["send", *WAVE_VERDICTS_LEFT])))
+    if not pc.any(is_odd, min_count=0).as_py():
+        return DEVIATION_SCHEMA.empty_table()
+    lines, judged = lines.filter(is_odd), judged.filter(is_odd)
+    is_whole = pc.is_in(judged["verdict"], pa.array(SETTLED_OTHERWISE))
+    amounts = pc.if_else(is_whole, lines["wrong_minor"], lines["amount_minor"])
+    details = pc.if_else(judged["is_voided"], VOIDED, "")
+    return pa.table([lines["original_id"], judged["verdict"], amounts, details], schema=DEVIATION_SCHEMA)
+
+
+def _sql(name: str) -> str:
+    return (resources.files("pipeline") / "sql" / name).read_text(encoding="utf-8")
 
 
 def _sum(figures: dict[str, dict[str, int]], *names: str) -> dict[str, int]:

@@ -1,16 +1,15 @@
 -- Who may be charged the right amount now: nobody whose wrong charges are not certainly undone - every one of the bill's.
 --
--- Tables given: plan_line, moved, deviated (see reversals_due.sql); rebilled (rebill operations with their state), settled (originals whose
+-- Tables given: plan_line, moved, deviated (see reversals_due.sql); rebilled (rebill operations with their state; whose bill it is only
+-- where it is not a first attempt that succeeded, which its key - `rebill_id` of plan_line - says as well), settled (originals whose
 -- refund the acquirer has paid), billed_elsewhere (bills that another incident has rebilled, or may have), retry_day (declines so far, days after the first one). Parameters: $day (the business day), $final_reasons.
 CREATE OR REPLACE TEMP TABLE unclear AS
 WITH undone AS (
     SELECT
         original,
-        bool_or(state = 'succeeded') AS is_done,
-        bool_or(state = 'succeeded' AND kind = 'refund') AS is_refunded,
         max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
         arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal
-    FROM moved GROUP BY original
+    FROM moved WHERE state <> 'succeeded' GROUP BY original
 ),
 otherwise AS (
     SELECT
@@ -28,9 +27,9 @@ line_standing AS (
             WHEN u.under_way = 'unknown' THEN 'reversal_unknown'
             WHEN u.under_way IS NOT NULL THEN 'reversal_under_way'
             -- money back on an account comes days after the acquirer's yes; the acquirer's payment says so, else the issuer's lead time
-            WHEN u.is_refunded AND l.payment_method <> 'credit_card' AND s.original IS NULL
+            WHEN l.original IN (SELECT original FROM moved WHERE state = 'succeeded' AND kind = 'refund') AND l.payment_method <> 'credit_card' AND s.original IS NULL
                  AND (l.money_back_by IS NULL OR l.money_back_by > CAST($day AS DATE)) THEN 'refund_not_credited'
-            WHEN u.is_done OR o.is_settled OR l.reversal = 'none' THEN NULL
+            WHEN l.original IN (SELECT original FROM moved WHERE state = 'succeeded') OR o.is_settled OR l.reversal = 'none' THEN NULL
             WHEN o.is_disputed THEN 'disputed'
             WHEN u.refusal IS NOT NULL THEN 'reversal_declined'
             ELSE 'reversal_not_done'
@@ -54,7 +53,7 @@ WITH tried AS (
         min(declined_on) AS first_declined_on,
         arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal,
         arg_max(instrument_token, attempt) AS tried_token
-    FROM rebilled GROUP BY ALL
+    FROM rebilled WHERE customer_id IS NOT NULL GROUP BY ALL
 )
 SELECT
     l.line,
@@ -62,7 +61,7 @@ SELECT
     l.correct_minor AS amount_minor,
     t.first_declined_on + r.days AS retry_on,
     CASE
-        WHEN t.is_done THEN 'done'
+        WHEN t.is_done OR l.rebill_id IN (SELECT operation_id FROM rebilled WHERE state = 'succeeded') THEN 'done'
         WHEN t.under_way IS NOT NULL THEN t.under_way
         WHEN b.customer_id IS NOT NULL THEN 'billed_elsewhere'
         WHEN u.reason IS NOT NULL THEN u.reason

@@ -7,10 +7,9 @@ WITH tried AS (
     SELECT
         original,
         max(attempt) AS attempts,
-        bool_or(state = 'succeeded') AS is_done,
         max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
         arg_max(reason, attempt) FILTER (WHERE state = 'declined' AND kind = $kind) AS refusal
-    FROM moved GROUP BY original
+    FROM moved WHERE state <> 'succeeded' GROUP BY original
 ),
 otherwise AS (
     SELECT
@@ -25,7 +24,7 @@ SELECT
     coalesce(l.reversal_minor, l.wrong_minor) AS amount_minor,
     CASE
         WHEN $step = 'cancel' AND o.became_refund THEN 'became_refund'
-        WHEN t.is_done THEN 'done'
+        WHEN l.original IN (SELECT original FROM moved WHERE state = 'succeeded') THEN 'done'
         WHEN t.under_way IS NOT NULL THEN t.under_way
         WHEN o.is_settled THEN 'settled_otherwise'
         WHEN t.refusal NOT IN ('withdrawn', 'disputed', 'not_acquired', 'over_refund') THEN 'refused'

@@ -1,12 +1,9 @@
--- What becomes of the due reversals of one wave, by what the acquirer says of their payments now.
+-- What becomes of the due reversals of one wave, by what the acquirer says of their payments now: a row for each line, in their order.
 --
--- Tables given: wave_line (due lines), payment_state (the acquirer's answer, row for row). Parameters: $step, $kind, $scope, $incident_id, $wave.
--- `verdict` is 'send', a kind of deviation, or a reason to leave the line for a later call.
-CREATE OR REPLACE TEMP TABLE judged AS
+-- Tables given: wave_line (due lines), payment_state (the acquirer's answer, row for row). Parameters: $step, $kind, $incident_id.
+-- `verdict` is 'send', a kind of deviation, or a reason to leave the line for a later call. Only what a line does not say itself is
+-- computed here; the rest of an operation is the line's own columns.
 SELECT
-    l.*,
-    s.state,
-    s.refundable_minor,
     CASE
         WHEN s.state IS NULL THEN 'still_unknown'
         WHEN s.state = 'declined' THEN 'charge_was_declined'
@@ -18,15 +15,10 @@ SELECT
         WHEN s.state = 'authorised' THEN 'not_acquired'
         WHEN s.refundable_minor <= 0 THEN 'already_returned'
         ELSE 'send'
-    END AS verdict
-FROM wave_line l POSITIONAL JOIN payment_state s;
-
-CREATE OR REPLACE TEMP TABLE intended AS
-SELECT
-    md5($kind || '|' || $incident_id || '|' || billing_period || '|' || bill_cycle || '|' || occurrence || '|' || attempt || '|'
-        || customer_id) AS operation_id,
-    $kind AS kind, $scope AS scope, $incident_id AS incident_id, customer_id, billing_period, bill_cycle, occurrence, attempt, charge_id,
+    END AS verdict,
+    coalesce(s.state = 'voided', false) AS is_voided,
     -- a void takes the whole approval back; a refund gives back what nobody has given back yet
-    if($step = 'cancel', wrong_minor, least(amount_minor, refundable_minor)) AS amount_minor,
-    currency, payment_method, issuer, instrument_token, CAST($wave AS INTEGER) AS wave, original_id, payment_id AS original_payment_id
-FROM judged WHERE verdict = 'send' ORDER BY line;
+    CAST(if($step = 'cancel', l.wrong_minor, least(l.amount_minor, s.refundable_minor)) AS BIGINT) AS moved_minor,
+    md5(concat($kind, '|', $incident_id, '|', l.billing_period, '|', l.bill_cycle, '|', l.occurrence, '|', l.attempt, '|', l.customer_id))
+        AS operation_id
+FROM wave_line l POSITIONAL JOIN payment_state s

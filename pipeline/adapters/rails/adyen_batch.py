@@ -35,6 +35,9 @@ AMOUNT_MINOR_MAX = 999_999_999_999
 POLL_SECONDS = 0.01
 """Pause between looks for an answer: the practice acquirer needs a fifth of a second for a large file."""
 
+FILES_UNDER_WAY = 2
+"""Files that may wait for their answers, or to be sent, at a time."""
+
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "Not enough balance": "insufficient_funds",
@@ -102,7 +105,7 @@ class AdyenBatchRail:
 
     def __init__(self, folder: Path, *, outbox: Path, account: MerchantAccount = REHEARSAL) -> None:
         self.folder, self.outbox, self.account = folder, outbox, account
-        self._last_read: tuple[str, pa.Table] | None = None
+        self._read: dict[str, pa.Table] = {}
 
     def introduce(self, cards: pa.Table) -> None:
         """Nothing to do: Adyen stored the instruments when their owners gave them."""
@@ -153,7 +156,7 @@ class AdyenBatchRail:
                 f"{file.path.name} holds {operations.num_rows} operations of {total} in all, "
                 f"but was written for {file.operation_count} of {file.total_minor}; write it anew"
             )
-        self._last_read = (file.sha256, operations)
+        self._keep(file, operations)
         return operations
 
     def submit(self, file: BatchFile) -> None:
@@ -224,10 +227,14 @@ class AdyenBatchRail:
         """Called between looks; may notice that nobody will ever answer."""
 
     def _sent(self, file: BatchFile) -> pa.Table:
-        """The file's operations; those read back last are kept, because their answers come next."""
-        if self._last_read is None or self._last_read[0] != file.sha256:
-            self._last_read = (file.sha256, read_request(_read_unchanged(file), name=file.path.name)[1])
-        return self._last_read[1]
+        """The file's operations, as they were read back."""
+        if file.sha256 not in self._read:
+            self._keep(file, read_request(_read_unchanged(file), name=file.path.name)[1])
+        return self._read[file.sha256]
+
+    def _keep(self, file: BatchFile, operations: pa.Table) -> None:
+        """Remember what a file says until its answers come: of two files, since one is written while the other is answered."""
+        self._read = dict([*self._read.items(), (file.sha256, operations)][-FILES_UNDER_WAY:])
 
     def _acknowledgement(self, file: BatchFile) -> "Acknowledgement | None":
         try:
