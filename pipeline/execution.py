@@ -47,7 +47,7 @@ class Ledger(Protocol):
     ) -> None: ...
     def unknown(self, scope: str) -> pa.Table: ...
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None: ...
-    def tally(self, scope: str) -> Any: ...
+    def moved_minor(self, scope: str) -> int: ...
 
 
 class KillSwitch(Protocol):
@@ -165,8 +165,7 @@ class Sender:
         """What the scope has moved or may have moved; only worth a query where there is a cap."""
         if self.rule.amount_minor_max is None:
             return 0
-        tally = self.ledger.tally(scope)
-        return sum(tally.amount_minor(state) for state in ("succeeded", "unknown", "sent"))
+        return self.ledger.moved_minor(scope)
 
     def _require_below_cap(self, ready: "_Ready", moved_minor: int) -> int:
         cap, moved_minor = self.rule.amount_minor_max, moved_minor + ready.file.total_minor

@@ -243,6 +243,23 @@ class PostgresLedger:
             after_decline = _after_decline(connection, scope, None)
             _record(connection, finals, effective_on, was_unknown=True, after_decline=after_decline)
 
+    def moved_minor(self, scope: str) -> int:
+        """What a scope has moved or may have moved: its files that went out, less what was declined of them."""
+        with self._server.connect() as connection:
+            sent = connection.execute(
+                "SELECT coalesce(sum(total_minor), 0)::bigint FROM wave_state WHERE scope = %s AND handed_over AND NOT rejected",
+                (scope,),
+            ).fetchone()[0]
+            if not sent:
+                return 0
+            expect_millions(connection)
+            declined = connection.execute(
+                "SELECT coalesce(sum(o.amount_minor), 0)::bigint FROM operation o JOIN outcome c USING (operation_id)"
+                " WHERE o.scope = %s AND c.status = 'declined' AND c.reason <> 'withdrawn'",
+                (scope,),
+            ).fetchone()[0]
+            return sent - declined
+
     def tally(self, scope: str) -> Tally:
         """Counts and amounts of a scope by state."""
         with self._server.connect() as connection:

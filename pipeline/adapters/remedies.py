@@ -102,6 +102,7 @@ class PlanInProgress:
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
         self._lines = pa.table({})
+        self._reversals_are_known = False
         self._database = duck.connect()
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
         self._database.register("numbered", numbered)
@@ -213,19 +214,25 @@ class PlanInProgress:
         ).to_arrow_table()
 
     def _class_lines(self) -> None:
-        self._give("moved", self._moved())
-        self._give("deviated", self._deviated())
-        if self.step == "rebill":
-            self._give("rebilled", self._rebilled())
-            self._give("settled", self._settled())
-            self._give("billed_elsewhere", self._billed_elsewhere())
-            days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
-            self._give(
-                "retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()})
-            )
-            self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
-        else:
+        if self.step != "rebill":
+            self._give("moved", self._moved())
+            self._give("deviated", self._deviated())
             self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
+            return
+        if not self._reversals_are_known:
+            self._know_reversals()
+        self._give("rebilled", self._rebilled())
+        self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
+
+    def _know_reversals(self) -> None:
+        """Find out, once a call, whose wrong charges are undone: sending rebills changes nothing of that."""
+        for name, read in (("moved", self._moved), ("deviated", self._deviated), ("settled", self._settled)):
+            self._give(name, read())
+        self._give("billed_elsewhere", self._billed_elsewhere())
+        days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
+        self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
+        self._run("rebills_unclear.sql", {"day": self._day})
+        self._reversals_are_known = True
 
     def _give(self, name: str, table: pa.Table) -> None:
         self._database.register("given", table)  # copied: a join cannot filter Arrow's numbers of 128 bits by others

@@ -1,7 +1,7 @@
 """The key of a money operation, derived from the business fact and from nothing else.
 
 Two attempts to do the same thing have the same key whatever DAG run, file or process they come from; the
-database holds the same rule as a constraint (`operation_id_of` in the migrations).
+database keeps the fact itself unique beside it (`one_operation_per_fact` in the migrations).
 """
 
 from hashlib import md5

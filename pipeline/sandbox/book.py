@@ -209,19 +209,24 @@ class Book:
             f"d.{name}" if name in columns else f"c.{name}" for name in ("status", "limit_minor", "balance_minor")
         )
         self.connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE dropped AS
+            "CREATE OR REPLACE TEMP TABLE dropped_file AS FROM read_parquet(?, hive_partitioning = FALSE)", [str(path)]
+        )
+        # Nearly every card is known, and as it is said: only those of the file are looked at, and seldom one is written.
+        self.connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE known_card AS FROM card SEMI JOIN dropped_file USING (instrument_token);
+                CREATE OR REPLACE TEMP TABLE changed AS
                 SELECT DISTINCT d.instrument_token, d.payment_method, d.issuer, coalesce({status}, 'open') AS status,
                     CAST({limit} AS BIGINT) AS limit_minor, CAST({balance} AS BIGINT) AS balance_minor
-                FROM read_parquet(?, hive_partitioning = FALSE) d LEFT JOIN card c USING (instrument_token)""",
-            [str(path)],
+                FROM dropped_file d LEFT JOIN known_card c USING (instrument_token)
+                EXCEPT FROM known_card"""
         )
-        self.connection.execute(
-            """BEGIN;
-               CREATE OR REPLACE TEMP TABLE changed AS FROM dropped EXCEPT FROM card;
-               DELETE FROM card WHERE instrument_token IN (SELECT instrument_token FROM changed);
-               INSERT INTO card FROM changed;
-               COMMIT"""
-        )
+        if self.one("SELECT EXISTS (FROM changed)"):
+            self.connection.execute(
+                """BEGIN;
+                   DELETE FROM card WHERE instrument_token IN (SELECT instrument_token FROM changed);
+                   INSERT INTO card FROM changed;
+                   COMMIT"""
+            )
 
 
 UNSETTLED = """SELECT happened_at FROM acquisition WHERE settlement_batch IS NULL

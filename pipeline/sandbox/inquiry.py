@@ -30,14 +30,16 @@ def inquire(book: Book, asked: pa.Table) -> pa.Table:
         raise ValueError("ask by merchant_reference or by payment_id")
     asked = asked.append_column("n", pa.array(range(asked.num_rows), pa.int64()))
     connection.register("asked_arrow", asked)
-    key = ", md5_number_lower(merchant_reference) AS reference_key" if by_reference else ""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS SELECT *{key} FROM asked_arrow")
+    key = _REFERENCE_KEY if by_reference else _PAYMENT_KEY
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS SELECT *, {key} FROM asked_arrow")
     connection.unregister("asked_arrow")
-    connection.execute(_FIND_BY_REFERENCE if by_reference else _FIND_BY_PAYMENT)
+    if not by_reference:
+        find_states(book, "SELECT DISTINCT payment_no FROM asked WHERE payment_no IS NOT NULL")
+        return connection.execute(_ANSWER_BY_PAYMENT).to_arrow_table()
+    connection.execute(_FIND_BY_REFERENCE)
     find_states(book, "SELECT DISTINCT payment_no FROM found WHERE payment_no IS NOT NULL")
     answer = connection.execute(_ANSWER, {"late_answer": book.settings["late_answer"]}).to_arrow_table()
-    if by_reference:
-        _count_inquiry(book)
+    _count_inquiry(book)
     return answer
 
 
@@ -63,6 +65,9 @@ def export_book(book: Book, to: Path) -> int:
     return book.one("SELECT num_rows FROM parquet_file_metadata(?)", str(to))
 
 
+_REFERENCE_KEY = "md5_number_lower(merchant_reference) AS reference_key"
+_PAYMENT_KEY = "try_number(payment_id) AS payment_no"
+
 _FIND_BY_REFERENCE = """
 CREATE OR REPLACE TEMP TABLE found AS
 SELECT merchant_reference, payment_no AS reference, payment_no, refusal, amount_minor, currency, NULL AS original
@@ -76,25 +81,26 @@ SELECT a.n, CAST(f.reference AS VARCHAR) AS payment_id, a.merchant_reference, f.
 FROM asked a LEFT JOIN found f USING (merchant_reference)
 LEFT JOIN (SELECT DISTINCT merchant_reference FROM held) h USING (merchant_reference)"""
 
-_FIND_BY_PAYMENT = """
-CREATE OR REPLACE TEMP TABLE found AS
-SELECT a.payment_id, p.merchant_reference, p.payment_no AS reference, p.payment_no, p.refusal, p.amount_minor, p.currency, NULL AS original
-FROM asked a JOIN payment p ON p.payment_no = try_number(a.payment_id);
-CREATE OR REPLACE TEMP TABLE keyed AS
-SELECT a.n, a.payment_id, f.* EXCLUDE (payment_id), false AS is_held
-FROM asked a LEFT JOIN (SELECT DISTINCT * FROM found) f USING (payment_id)"""
+_OF_PAYMENT = """s.state, s.amount_minor AS charged_minor, s.acquired_at AT TIME ZONE 'UTC' AS acquired_at,
+    s.expires_at AT TIME ZONE 'UTC' AS expires_at, s.refunded_minor,
+    if(s.state = 'acquired', s.amount_minor - s.refunded_minor, 0) AS refundable_minor"""
 
-_ANSWER = """
+_ANSWER = f"""
 SELECT k.merchant_reference,
     CASE WHEN k.reference IS NULL THEN if(k.is_held, $late_answer, 'not_found') WHEN k.refusal IS NULL THEN 'succeeded' ELSE 'declined' END
         AS status,
-    r.reason, k.payment_id, k.amount_minor, k.currency, k.original AS original_payment_id,
-    s.state, s.amount_minor AS charged_minor, s.acquired_at AT TIME ZONE 'UTC' AS acquired_at,
-    s.expires_at AT TIME ZONE 'UTC' AS expires_at, s.refunded_minor,
-    if(s.state = 'acquired', s.amount_minor - s.refunded_minor, 0) AS refundable_minor
+    r.reason, k.payment_id, k.amount_minor, k.currency, k.original AS original_payment_id, {_OF_PAYMENT}
 FROM keyed k LEFT JOIN state s USING (payment_no) LEFT JOIN refusal r ON r.refusal = k.refusal
 QUALIFY row_number() OVER (PARTITION BY k.n ORDER BY k.reference) = 1
 ORDER BY k.n"""
+
+# A payment's number is its own: one look-up says everything, and nothing can be meant twice.
+_ANSWER_BY_PAYMENT = f"""
+SELECT s.merchant_reference,
+    CASE WHEN s.payment_no IS NULL THEN 'not_found' WHEN s.refusal IS NULL THEN 'succeeded' ELSE 'declined' END AS status,
+    r.reason, a.payment_id, s.amount_minor, s.currency, CAST(NULL AS VARCHAR) AS original_payment_id, {_OF_PAYMENT}
+FROM asked a LEFT JOIN state s USING (payment_no) LEFT JOIN refusal r ON r.refusal = s.refusal
+ORDER BY a.n"""
 
 _BOOK = """
 WITH undone AS (SELECT DISTINCT payment_no FROM modification WHERE kind = 'void' AND refusal IS NULL)

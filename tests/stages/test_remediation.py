@@ -299,9 +299,10 @@ def test_a_wave_that_fails_stops_the_line_and_a_stop_order_holds(world):
 def test_no_plan_moves_more_than_its_cap(world):
     charged_and_approved(world, people(world, 20))
     world.rule = type(world.rule)(amount_minor_max=12 * 52_300)
-    with pytest.raises(SendingStopped, match="above the cap"):
-        world.step("cancel", ELEVENTH)
-    assert [row["kind"] for row in world.book()].count("void") == 10
+    for _ in range(2):  # what went out before counts as well
+        with pytest.raises(SendingStopped, match="above the cap"):
+            world.step("cancel", ELEVENTH)
+        assert [row["kind"] for row in world.book()].count("void") == 10
 
 
 CRASH = """
