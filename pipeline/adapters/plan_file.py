@@ -87,7 +87,7 @@ def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: st
     pq.write_table(
         lines.replace_schema_metadata(metadata),
         partial,
-        compression="snappy",
+        compression="lz4",
         use_dictionary=_REPEATING,
         row_group_size=HASHED_LINES,
     )
