@@ -266,14 +266,13 @@ def _draft(
 
 def _cells(lines: pa.Table) -> list[dict[str, Any]]:
     """Operations and amount by action, issuer and payment method."""
-    undone = lines.filter(pc.is_in(lines["reversal"], pa.array(MOVES)))
-    charged = lines.filter(pc.equal(lines["rebill"], "rebill"))
     cells = []
-    for table, action, issuer, method, amount in (
-        (undone, "reversal", "issuer", "payment_method", "reversal_minor"),
-        (charged, "rebill", "rebill_issuer", "rebill_method", "correct_minor"),
+    for action, issuer, method, amount in (
+        ("reversal", "issuer", "payment_method", "reversal_minor"),
+        ("rebill", "rebill_issuer", "rebill_method", "correct_minor"),
     ):
-        grouped = table.group_by([action, issuer, method]).aggregate([(amount, "sum"), (amount, "count")])
+        moved = lines.select([action, issuer, method, amount]).filter(pc.is_in(lines[action], pa.array(MOVES)))
+        grouped = moved.group_by([action, issuer, method]).aggregate([(amount, "sum"), (amount, "count")])
         cells += [
             {"action": row[action], "issuer": row[issuer], "payment_method": row[method], "operations": row[f"{amount}_count"],
              "amount_minor": row[f"{amount}_sum"]}

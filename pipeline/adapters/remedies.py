@@ -101,7 +101,6 @@ class PlanInProgress:
         self.step, self.kind, self.scope = step, KINDS[step], plan.scope(step)
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
-        self._lines = pa.table({})
         self._reversals_are_known = False
         self._database = duck.connect()
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
@@ -140,8 +139,6 @@ class PlanInProgress:
         self._due = self._database.execute(
             "SELECT line, attempt, amount_minor FROM classed WHERE class = 'due' ORDER BY line"
         ).to_arrow_table()
-        if self._due.num_rows:
-            self._lines = self._plan.lines.select(WAVE_COLUMNS).combine_chunks()
         return self._due.num_rows
 
     def _withdraw_older_plans(self) -> None:
@@ -306,7 +303,9 @@ class PlanInProgress:
     def due(self, start: int, count: int) -> pa.Table:
         """`count` of the due lines, from `start`: `WAVE_COLUMNS` of the plan, with line, attempt and amount_minor."""
         chosen = self._due.slice(start, count)
-        lines = self._lines.take(chosen["line"].combine_chunks())
+        first, last = (chosen["line"][place].as_py() for place in (0, -1))
+        near = self._plan.lines.select(WAVE_COLUMNS).slice(first, last - first + 1).combine_chunks()
+        lines = near.take(pc.subtract(chosen["line"].combine_chunks(), first))
         for name in chosen.column_names:
             lines = lines.append_column(name, chosen[name])
         return lines
