@@ -269,7 +269,10 @@ def migrate(connection: psycopg.Connection) -> list[str]:
             connection.execute("INSERT INTO schema_migration (name, sha256) VALUES (%s, %s)", (name, digest))
             fresh.append(name)
         elif applied[name] != digest:
-            raise FatalError(f"migration {name} was edited after it was applied; write a new one instead")
+            raise FatalError(
+                f"migration {name} is not the one that was applied: this database was made by another version. Use an empty home or"
+                " database; where the edit is yours, put it into a migration of its own"
+            )
     return fresh
 
 
