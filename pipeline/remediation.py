@@ -41,7 +41,7 @@ from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
 from pipeline.adapters.lead_times import LeadTimes
 from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox
 from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
-from pipeline.adapters.reconciliation import PlannedLines, Reconciliation
+from pipeline.adapters.reconciliation import PLANNED_COLUMNS, PlannedLines, Reconciliation
 from pipeline.adapters.remedies import PlanInProgress
 from pipeline.adapters.settlement_files import digests, read_settlement_files
 from pipeline.adapters.timeline import facts_about
@@ -344,7 +344,7 @@ class Remediation(Installation):
                     return reconcile_stage.Reconciled.again(found)
                 files = read_settlement_files(paths, self.settings.timezone, self.progress)
                 result = reconcile_stage.reconcile(
-                    work, files=files, plans=[self._planned(plan) for plan in plans], ask=ask, today=self.business_day,
+                    work, files=files, plans=map(self._planned, plans), ask=ask, today=self.business_day,
                     holidays=holidays, currency=files.lines["currency"][0].as_py() if files.lines.num_rows else "XXX",
                 )  # fmt: skip
                 if not result.break_count:
@@ -352,7 +352,7 @@ class Remediation(Installation):
                 return result
 
     def _planned(self, plan: PlanRecord) -> PlannedLines:
-        lines = read_plan(self.settings.home / plan.file, plan.plan_digest).lines
+        lines = read_plan(self.settings.home / plan.file, plan.plan_digest).lines.select(PLANNED_COLUMNS)
         return PlannedLines(plan.number, lines, plan.windows.reversal.last, plan.windows.rebill.last)
 
     def prove(self, incident_id: str) -> proof_stage.Proof:

@@ -76,7 +76,7 @@ ASKED_ONE_BY_ONE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PlannedLines:
-    """An approved plan, as far as reconciling needs it: its lines and the last days of its windows."""
+    """An approved plan, as far as reconciling needs it: its lines (`PLANNED_COLUMNS` at least) and the last days of its windows."""
 
     number: int
     lines: pa.Table
@@ -163,7 +163,11 @@ class Reconciliation:
     # -- laying side by side ------------------------------------------------------------------------------------
 
     def side_by_side(self, lines: pa.Table, plans: Iterable[PlannedLines]) -> Matched:
-        """Match `lines` (`settlement_files.LINE_SCHEMA`) with the operations, and these with the approved `plans`."""
+        """Match `lines` (`settlement_files.LINE_SCHEMA`) with the operations, and these with the approved `plans`.
+
+        Args:
+            plans: asked for when the lines are matched; until then the memory is theirs.
+        """
         books = (
             ("operation", _OPERATIONS.format(incident=sql.Literal(self._incident_id or "")), _OPERATION),
             ("succeeded", _SUCCEEDED_OPERATIONS, _SUCCEEDED),
