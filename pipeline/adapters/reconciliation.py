@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -66,9 +65,6 @@ PLANNED_COLUMNS = [
     "customer_id", "billing_period", "bill_cycle", "occurrence", "original_id", "wrong_minor", "correct_minor", "reversal",
     "reversal_minor", "rebill",
 ]  # fmt: skip
-
-READ_AT_ONCE = 2
-"""Tables that are read at a time: one is decoded while the server packs the next."""
 
 ASKED_ONE_BY_ONE = 10_000
 """Operations whose facts are looked up by key; above, reading the whole tables is faster."""
@@ -168,19 +164,15 @@ class Reconciliation:
         Args:
             plans: asked for when the lines are matched; until then the memory is theirs.
         """
-        books = (
+        self._load("line", lines)
+        for name, query, schema in (
             ("operation", _OPERATIONS.format(incident=sql.Literal(self._incident_id or "")), _OPERATION),
             ("succeeded", _SUCCEEDED_OPERATIONS, _SUCCEEDED),
             ("unknown", _UNKNOWN_OPERATIONS, _ID),
             ("settled", _SETTLED_OPERATIONS, _ID),
             ("deviation", _DEVIATIONS, _DEVIATION),
-        )
-        with ThreadPoolExecutor(max_workers=READ_AT_ONCE) as pool:
-            arriving = [(name, pool.submit(self._fetch, query, schema)) for name, query, schema in books]
-            self._load("line", lines)
-            while arriving:  # taken off the list, so that no table is held twice for long
-                name, table = arriving.pop(0)
-                self._load(name, table.result())
+        ):
+            self._load(name, self._fetch(query, schema))
         self._run("match.sql")
         self._database.execute("DROP TABLE line; DROP TABLE succeeded")
         breaks = self._breaks(self._against_plan(list(plans)))
