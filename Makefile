@@ -29,7 +29,7 @@ demo: setup          ## the main job on 30,000 real bills: verify, hold the wron
 	@MAKEGOOD_BIN=$(VENV)/bin/makegood bash tools/demo.sh
 
 # Two processes: the tests that run a whole Airflow wait for it most of the time.
-IN_TWO := -n 2 --dist loadgroup
+IN_TWO := -n 2 --no-loadscope-reorder
 
 test: setup lint     ## everything CI runs
 	@$(PYTHON) -m pytest $(IN_TWO)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.settings import Settings
 
@@ -13,12 +15,17 @@ hypothesis_settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("here")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByInstallation(LoadScopeScheduling):
     """A module's tests stay in one process, for they share an installation; so do all that run a whole Airflow: one at a time is enough."""
-    for item in items:
-        folder, module = item.path.parent.name, item.path.stem
-        item.add_marker(pytest.mark.xdist_group("airflow" if folder == "dags" else module))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module, _, _ = nodeid.partition("::")
+        return "airflow" if "/dags/" in module else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByInstallation:
+    """How the tests are shared out among processes, where there are several."""
+    return ByInstallation(config, log)
 
 
 @pytest.fixture(autouse=True)
