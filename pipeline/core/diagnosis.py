@@ -61,9 +61,10 @@ DRIFTS = (
     "moved_bills_raised", "zero_bills", "zero_bills_notable", "negative_bills", "negative_bills_notable", "over_limit",
 )  # fmt: skip
 AMOUNTS = (
-    *DRIFTS, "far_above", "far_below", "base_changed", "discount_dropped", "discount_doubled", "usage_vanished", "usage_high", "doubled",
-    "halved", "tenth", "hundredth", "times_10", "times_100", "times_1000", "rounded_off", "heaped", "at_the_maximum", "off_grid", "zeroed",
-    "sign_flipped", "neighbours", "components_disagree", "wrong_tax", "stale_base", "date_like", "id_like",
+    *DRIFTS, "far_above", "far_below", "base_changed", "discount_dropped", "discount_doubled", "usage_vanished", "usage_doubled",
+    "usage_high", "doubled", "halved", "tenth", "hundredth", "times_10", "times_100", "times_1000", "rounded_off", "heaped",
+    "at_the_maximum", "off_grid", "zeroed", "sign_flipped", "neighbours", "components_disagree", "wrong_tax", "stale_base", "date_like",
+    "id_like",
 )  # fmt: skip
 """Rules that wrong amounts break, whatever made them wrong."""
 
@@ -404,7 +405,7 @@ SUSPECTS = (
         lambda e: e.factor("base_changed", spread=PRICE_SPREAD) is None,
     ),
     Suspect(
-        "usage", "usage lost or counted twice", ("usage_vanished", "usage_high"), AMOUNTS,
+        "usage", "usage lost or counted twice", ("usage_vanished", "usage_doubled", "usage_high"), AMOUNTS,
         "Which day or region do the usage records lack, or have twice?",
         lambda e: not e.failed("base_changed"),
     ),
@@ -430,11 +431,11 @@ SUSPECTS = (
         "joiners_missing", "new customers missing", ("joined_too_few",), (*DRIFTS, "missing"), "Compare with the customers who joined.",
     ),
     Suspect(
-        "usage", "usage counted twice", DRIFTS, (*DRIFTS, "usage_high"),
+        "usage", "usage counted twice", DRIFTS, (*DRIFTS, "usage_doubled", "usage_high"),
         "Many used over twice what they did before: do the usage records hold a day or a region twice, or was there a holiday?", _used_more,
     ),
     Suspect(
-        "drift", "totals moved for no single reason that shows", DRIFTS, (*DRIFTS, "usage_high"),
+        "drift", "totals moved for no single reason that shows", DRIFTS, (*DRIFTS, "usage_doubled", "usage_high"),
         "Compare with what is known of the month: a holiday, a campaign, new prices? What was known ahead can be declared.",
     ),
     Suspect(

@@ -132,7 +132,7 @@ _FAULTS = (
     Fault("usage_missing", "usage", "Usage is not billed, as when a region's records do not arrive", _USAGE_LOST, needs=PARTS),
     Fault("usage_twice", "usage", "Usage is billed twice, as when a region's records arrive twice",
           NOT_PUBLIC, needs=PARTS, smallest=None,
-          why="usage of single customers doubles by itself every month; a share shows only where it lifts a cohort's mean"),
+          why="single customers' usage doubles by itself every month; it shows where most of 2,000 have it, unless a holiday was before"),
     Fault("usage_day_missing", "usage", "One day's usage is not billed", NOT_PUBLIC, needs=PARTS, smallest=None,
           why="a thirtieth of the usage is far less than usage varies from month to month"),
     Fault("usage_day_twice", "usage", "One day's usage is billed twice", NOT_PUBLIC, needs=PARTS, smallest=None,

@@ -119,6 +119,13 @@ def test_bills_of_zero_are_named_also_where_so_many_were_zero_before_that_only_t
     assert named(fees)[0] == "wrong_customer"
 
 
+def test_doubled_usage_is_one_cause_whether_or_not_it_moved_the_totals():
+    doubled = failure("usage_doubled", hits=3_500)
+    raised = failure("usage_high", hits=3_500, severity="warning")
+    assert named(doubled, raised) == ["usage"]
+    assert named(doubled, raised, failure("total_drift", hits=10_000)) == ["usage"]
+
+
 def test_totals_that_moved_with_usage_say_so():
     total = failure("total_drift", hits=0)
     assert named(total, failure("usage_high", hits=3_000, severity="warning")) == ["usage"]

@@ -87,6 +87,23 @@ def test_right_months_of_every_kind_are_released(trials: Trials, place: int):
     assert [(row.case, row.rules) for row in rows if row.held] == []
 
 
+def test_usage_billed_twice_to_everybody_is_held_and_named(trials: Trials):
+    (case,) = faults(made_up(_base("metered", flat_share=0.0)), ["usage_twice"], (1.0,))
+    (row,) = trials.row(case, [GATE])
+    assert row.held and row.causes[0] == "usage", (row.rules, row.causes)
+    assert row.rules[0].startswith("usage_doubled run: whole run"), row.rules
+
+
+def test_a_holiday_that_lifts_usage_by_half_is_released(trials: Trials):
+    holiday = FIRST.plus(MONTHS - 1).month
+    season = tuple(150 if month == holiday else 100 for month in range(1, 13))
+    base = _base("holiday", flat_share=0.0, usage_percent_by_month=season)
+    (row,) = [
+        row for row in _tried(trials, clean(made_up(base))) if row.case.split("/")[1] == str(FIRST.plus(MONTHS - 1))
+    ]
+    assert not row.held, row.rules
+
+
 def test_a_price_change_is_released_where_it_was_declared_and_held_where_it_was_not(trials: Trials):
     source = made_up(_base("dearer", price_change_period=FIRST.plus(MONTHS - 1), price_change_percent=6))
     (case,) = (case for case in clean(source) if case.kind == "price change")
