@@ -29,7 +29,7 @@ from pipeline.ports import LandedRun, no_progress
 
 Half = Literal["tuning", "reporting"]
 
-REPORTING_SEEDS = 101
+REPORTING_SEEDS = 201
 """Seeds of the reporting half are odd from here on; nobody has looked at their months before they were reported."""
 
 BASES_PER_HALF = 28
@@ -95,7 +95,7 @@ class Base:
 
 
 def bases(half: Half, count: int = BASES_PER_HALF) -> tuple[Base, ...]:
-    """The half's bases: even seeds to tune with, odd ones from 101 to report (those below were looked at while tuning), their settings
+    """The half's bases: even seeds to tune with, odd ones from 203 to report (those below were looked at while tuning), their settings
     drawn by the seed."""
     return tuple(
         _base(2 * place + (REPORTING_SEEDS if half == "reporting" else 0), place) for place in range(1, count + 1)
