@@ -27,7 +27,7 @@ from pipeline.errors import UsageError
 
 MEASURING = (
     "tax_basis_points", "moved_percent", "comparable_minimum", "normal_share_ceiling", "amount_limit_minor", "signals", "prior_weight",
-    "repeat_slack", "normal_share_default", "normal_share_least", "repeat_prior_weight",
+    "repeat_slack", "normal_share_default", "normal_share_least", "repeat_prior_weight", "event_share",
 )  # fmt: skip
 """What the suites must fix before anything can be measured."""
 

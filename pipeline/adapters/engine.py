@@ -8,6 +8,7 @@ rows that pruned Parquet scans lose are those with a floating-point NaN.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import duckdb
 from pipeline.adapters import duck
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT
-from pipeline.core.signals import OF_ATTRIBUTES, SIGNALS
+from pipeline.core.signals import OF_ATTRIBUTES, SIGNALS, TOLD_BY_MANY_MONTHS
 from pipeline.core.verdict import Table
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
@@ -43,6 +44,13 @@ ATTRIBUTES = ("card", "base", "discount", "usage")
 
 SIGNAL_MONTHS = 3
 """Months that signals are counted for: this run, and the two before it for what is normal."""
+
+MANY_MONTHS = 6
+"""Earlier months, each with three before it, from which a signal's mean and spread can be told."""
+
+DOUBTFUL_NATS = 6
+"""A surprise, without slack, from which on a signal deserves a look at all months: once in e^6, some 400, months by chance. It takes
+several times as long as everything else."""
 
 COHORT_LIMIT = 50
 """Values of issuer, payment method and plan with a cohort of their own; the rest is counted together."""
@@ -84,7 +92,26 @@ class DuckDBEngine:
             measurement = Measurement(connection, run, history)
             measurement._lay_out(parameters)
             measurement._count(progress)
+            if measurement._is_doubtful():
+                measurement._judge_by_many_months(self._earlier_counts(run, measurement._history, parameters, progress))
             yield measurement
+
+    def _earlier_counts(
+        self, run: LandedRun, history: Sequence[HistoryPeriod], parameters: Mapping[str, Any], progress: Progress
+    ) -> list[tuple[str, int, int, int]]:
+        """`signal, recency, base, hits` of every month that has three before it, each measured as `run` is, in a database of its own."""
+        counts = []
+        recencies = range(1, len(history) - SIGNAL_MONTHS + 1)
+        for recency in recencies:
+            progress("measuring earlier months", recency - 1, len(recencies))
+            month, before = history[recency - 1], history[recency : recency + LAID_OUT_MONTHS]
+            earlier = replace(run, run_id=month.run_id, billing_period=month.billing_period, path=month.path, files=())
+            with duck.connect(**self._config) as connection:
+                measurement = Measurement(connection, earlier, before)
+                measurement._lay_out(parameters)
+                counts += [(signal, recency, base, hits) for signal, base, hits in measurement._own_signals()]
+        progress("measuring earlier months", len(recencies), len(recencies))
+        return counts
 
 
 class Measurement:
@@ -178,6 +205,7 @@ class Measurement:
             "signal VARCHAR, slack DOUBLE, normal_share DOUBLE",
             [(name, given["slack"], given.get("normal_share")) for name, given in parameters["signals"].items()],
         )
+        self._table("many_months", "signal VARCHAR, share DOUBLE, month_count BIGINT, dispersion DOUBLE", [])
         self._table(
             "learned",
             "cohort_kind VARCHAR, cohort VARCHAR, signal VARCHAR, lowest DOUBLE, highest DOUBLE",
@@ -228,13 +256,14 @@ class Measurement:
             "normal_share_default": parameters["normal_share_default"],
             "normal_share_least": parameters["normal_share_least"],
             "repeat_prior_weight": parameters["repeat_prior_weight"],
+            "event_share": parameters["event_share"],
         }
         self._table(
             "parameters",
             "run_period VARCHAR, run_currency VARCHAR, first_day DATE, last_day DATE, month_count INTEGER, "
             "cohort_limit INTEGER, amount_limit_minor BIGINT, tax_basis_points INTEGER, moved_percent INTEGER, "
             "comparable_minimum INTEGER, normal_share_ceiling DOUBLE, prior_weight INTEGER, repeat_slack DOUBLE, "
-            "normal_share_default DOUBLE, normal_share_least DOUBLE, repeat_prior_weight INTEGER",
+            "normal_share_default DOUBLE, normal_share_least DOUBLE, repeat_prior_weight INTEGER, event_share DOUBLE",
             [tuple(row.values())],
         )
 
@@ -308,13 +337,54 @@ class Measurement:
             self._run_file("older_months")
 
     def _count_signals(self) -> None:
-        """Count every signal for this run and, as what is normal, for the two months before it as far as history reaches."""
+        """Count every signal for this run and, as what is normal, for the two months before it as far as history reaches; for more
+        months where those cannot say."""
         self._run_file("moves")
         for now in range(min(len(self._history), SIGNAL_MONTHS)):
-            self._execute("flags", _sql("flags").format(**_flag_columns(now, len(self._history))))
-            self._execute("flags", _count_flags(now))
-        if self._history:
-            self._run_file("signals")
+            known = [name for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES]
+            self._count_flags(now, known)
+        if not self._history:
+            return
+        self._run_file("missing")
+        self._run_file("signals")
+        of_attributes = [name for name, base in SIGNALS.items() if base in OF_ATTRIBUTES - {"metered"}]
+        if len(self._history) >= SIGNAL_MONTHS and self._asks(
+            "event_last_month", signals=", ".join(map(repr, of_attributes))
+        ):
+            self._run_file("month_beyond")
+            self._count_flags(SIGNAL_MONTHS - 1, of_attributes, with_month_beyond=True)
+
+    def _is_doubtful(self) -> bool:
+        """Whether a signal is more frequent than in the months before, yet no more than slack allows - and more months could tell."""
+        if len(self._history) < MANY_MONTHS + SIGNAL_MONTHS:
+            return False
+        return self._asks("doubtful", nats=DOUBTFUL_NATS, signals=", ".join(map(repr, sorted(TOLD_BY_MANY_MONTHS))))
+
+    def _own_signals(self) -> list[tuple[str, int, int]]:
+        """`signal, base, hits` of this month's bills alone."""
+        for step in ("grid", "cells", "accounts"):
+            self._run_file(step)
+        self._lay_side_by_side()
+        self._run_file("moves")
+        self._count_flags(0, list(SIGNALS))
+        self._run_file("missing")
+        return self._connection.execute(
+            "SELECT signal, CAST(sum(base) AS BIGINT), CAST(sum(hits) AS BIGINT) FROM signal_counts WHERE recency = 0 GROUP BY 1"
+        ).fetchall()
+
+    def _judge_by_many_months(self, counts: Sequence[tuple[str, int, int, int]]) -> None:
+        wanted = [row for row in counts if row[0] in TOLD_BY_MANY_MONTHS]
+        self._table("month_counts", "signal VARCHAR, recency INTEGER, base BIGINT, hits BIGINT", wanted)
+        self._run_file("many_months")
+
+    def _count_flags(self, now: int, signals: Sequence[str], *, with_month_beyond: bool = False) -> None:
+        columns = _flag_columns(now, len(self._history), with_month_beyond=with_month_beyond)
+        self._execute("flags", _sql("flags").format(**columns))
+        self._execute("flags", _count_flags(now, signals))
+
+    def _asks(self, question: str, **filled: Any) -> bool:
+        """The answer of a file that selects one boolean."""
+        return bool(self._connection.execute(_sql(question).format(**filled)).fetchone()[0])
 
     def _run_file(self, name: str) -> None:
         self._execute(name, _sql(name))
@@ -359,13 +429,13 @@ class Measurement:
         return [dict(zip(names, map(_plain, row), strict=True)) for row in cursor.fetchall()]
 
 
-def _count_flags(now: int) -> str:
-    """Count the signals of the month `now` back, cell by cell: in all bills those among which they are counted, in the remarkable
+def _count_flags(now: int, signals: Sequence[str]) -> str:
+    """Count `signals` in the month `now` back, cell by cell: in all bills those among which they are counted, in the remarkable
     ones alone the signals themselves."""
-    known = {name: base for name, base in SIGNALS.items() if now + 1 < SIGNAL_MONTHS or base not in OF_ATTRIBUTES}
-    bases = ", ".join(f"count(*) FILTER (WHERE {base}) AS {base}" for base in sorted(set(known.values())))
-    hits = ", ".join(f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in known.items())
-    rows = ", ".join(f"('{name}', {base}, coalesce({name}, 0))" for name, base in known.items())
+    counted = {name: SIGNALS[name] for name in signals}
+    bases = ", ".join(f"count(*) FILTER (WHERE {base}) AS {base}" for base in sorted(set(counted.values())))
+    hits = ", ".join(f"count(*) FILTER (WHERE {base} AND {name}) AS {name}" for name, base in counted.items())
+    rows = ", ".join(f"('{name}', {base}, coalesce({name}, 0))" for name, base in counted.items())
     return (
         f"INSERT INTO signal_counts SELECT cell, {now}, signal, base, hits FROM"
         f" (SELECT cell, {bases} FROM flags_{now} GROUP BY cell)"
@@ -374,14 +444,21 @@ def _count_flags(now: int) -> str:
     )
 
 
-def _flag_columns(now: int, months: int) -> dict[str, str]:
-    """What fills `sql/flags.sql` for the month `now` back, with so many earlier months in history.
+def _flag_columns(now: int, months: int, *, with_month_beyond: bool) -> dict[str, str]:
+    """What fills `sql/flags.sql` for the month `now` back, with so many earlier months in history; `with_month_beyond`: once
+    `sql/month_beyond.sql` has run.
 
     Where history is too short for three bills before it, the earliest there is stands for those that are not."""
     last, before, prior = (min(now + step, months) for step in (1, 2, 3))
-    cells = ("accounts.cell", "accounts.previous_cell", "accounts.cell_2")
+    cells = (
+        "accounts.cell",
+        "accounts.previous_cell",
+        "accounts.cell_2",
+        *(["accounts.cell_3"] if with_month_beyond else []),
+    )
     earlier = [f"amount_{month}" for month in range(now + 2, LAID_OUT_MONTHS + 1)]
-    known = {name: sum(name in columns for columns in MONTH_COLUMNS) for name in ATTRIBUTES}
+    month_columns = [*MONTH_COLUMNS[:2], ATTRIBUTES] if with_month_beyond else MONTH_COLUMNS
+    known = {name: sum(name in columns for columns in month_columns) for name in ATTRIBUTES}
 
     def column(name: str, month: int) -> str:
         return f"{name}_{month}" if month <= known[name] else "NULL"

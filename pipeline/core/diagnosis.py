@@ -64,7 +64,7 @@ AMOUNTS = (
     *DRIFTS, "far_above", "far_below", "base_changed", "discount_dropped", "discount_doubled", "usage_vanished", "usage_doubled",
     "usage_high", "doubled", "halved", "tenth", "hundredth", "times_10", "times_100", "times_1000", "rounded_off", "heaped",
     "at_the_maximum", "off_grid", "zeroed", "sign_flipped", "neighbours", "components_disagree", "wrong_tax", "stale_base", "date_like",
-    "id_like",
+    "id_like", "repeated",
 )  # fmt: skip
 """Rules that wrong amounts break, whatever made them wrong."""
 
@@ -118,6 +118,8 @@ class Evidence:
     def repeats_matter(self) -> bool:
         """Whether the bills that repeat an earlier month are more than what another fault brings by chance."""
         rows = [failure.row for failure in self.failures.get("repeat_share", ()) if "repeated" in failure.row]
+        if not rows:  # of no month by itself, but of several together
+            return self.is_most_of_it("repeated", part=0.2)
         kinds = {row["cohort_kind"] for row in rows}
         asked = [row for row in rows if row["cohort_kind"] == (WHOLE_RUN if WHOLE_RUN in kinds else row["cohort_kind"])]
         return (
@@ -294,7 +296,7 @@ def _reaches_a_part(evidence: Evidence) -> bool:
 SUSPECTS = (
     Suspect("card_number", "card numbers where none belongs", ("card_number",), (), "Stop the export; card numbers must not be stored."),
     Suspect(
-        "earlier_month", "amounts of an earlier month", ("repeat_share",),
+        "earlier_month", "amounts of an earlier month", ("repeat_share", "repeated"),
         (*AMOUNTS, *COUNTS, *MISLABELLED, "repeat_share_raised", "method_changed", "issuer_changed",
          "plan_changed", "card_changed"),
         "Which month's extract did the billing job read? Compare its file with that month's.",

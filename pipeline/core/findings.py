@@ -28,6 +28,9 @@ CONFINED_FACTOR = 2
 ECHO_SHARE = 0.2
 """A month with less than this part of the loudest month's excess is its echo: neighbouring months share some amounts."""
 
+OF_ALL_MONTHS = "repeated"
+"""The signal that adds up what bills repeat of every earlier month."""
+
 WHOLESALE_SHARE = 0.5
 """From this share on, amounts are called a month's; below, some of them."""
 
@@ -95,8 +98,11 @@ def _severest(failures: list[Failure]) -> list[Failure]:
 
 
 def _without_echoes(failures: list[Failure]) -> list[Failure]:
-    """Without the months that repeat only because they resemble the month that does: theirs is a small part of its share."""
+    """Without the months that repeat only because they resemble the month that does - theirs is a small part of its share - and
+    without what all months have together where one has it by itself."""
     loudest = max((abs(failure.level) for failure in failures if failure.row.get("lag")), default=0)
+    if loudest:
+        failures = [failure for failure in failures if failure.row.get("signal") != OF_ALL_MONTHS]
     return [f for f in failures if not f.row.get("lag") or abs(f.level) >= ECHO_SHARE * loudest]
 
 

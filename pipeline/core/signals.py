@@ -46,6 +46,10 @@ OF_ATTRIBUTES = frozenset({"continued", "kept_plan_with_base", "discounted", "me
 
 COUNTED_APART = (
     "missing", "cut_off", "neighbours", "another_card", "shared_card", "second_cycle", "date_like", "id_like", "off_grid",
-    "heaped", "at_the_maximum", "stale_base",
+    "heaped", "at_the_maximum", "stale_base", "repeated",
 )  # fmt: skip
 """Signals that `sql/signals.sql` counts: they are about other rows than an account's own."""
+
+TOLD_BY_MANY_MONTHS = frozenset({*SIGNALS, "missing"} - {"usage_high"})
+"""Signals whose number is about the same in every month, so that their mean and spread say more than slack. Usage has its seasons; of
+`joined` too few are looked for in this way, not too many: campaigns bring customers."""

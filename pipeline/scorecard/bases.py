@@ -7,7 +7,7 @@ import hashlib
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from pipeline.ports import LandedRun, no_progress
 
 Half = Literal["tuning", "reporting"]
 
-REPORTING_SEEDS = 201
+REPORTING_SEEDS = 301
 """Seeds of the reporting half are odd from here on; nobody has looked at their months before they were reported."""
 
 BASES_PER_HALF = 28
@@ -49,6 +49,13 @@ SEASONS = (
 
 PRICE_CHANGE_EVERY = 5
 """Every so many bases, and the first, there is one whose fees rise in one of its months."""
+
+DEARER_SINCE_LAST_MONTH, MOST_RESTLESS = 1, 2
+"""Places of two bases that get every fault where it is hardest to see: all fees rose the month before, or as many customers as we
+expect anywhere come, go and change their plan."""
+
+MOST_CHURN, MOST_PLAN_CHANGES = 0.05, 0.02
+"""Shares of customers a month: the upper ends of what other bases draw."""
 
 IN_CENTS_EVERY, FAULT_PLACE_IN_CENTS = 7, 3
 """Every so many bases one is billed to the cent, in another currency; one of the first three is, which get every fault."""
@@ -95,7 +102,7 @@ class Base:
 
 
 def bases(half: Half, count: int = BASES_PER_HALF) -> tuple[Base, ...]:
-    """The half's bases: even seeds to tune with, odd ones from 203 to report (those below were looked at while tuning), their settings
+    """The half's bases: even seeds to tune with, odd ones from 303 to report (those below were looked at while tuning), their settings
     drawn by the seed."""
     return tuple(
         _base(2 * place + (REPORTING_SEEDS if half == "reporting" else 0), place) for place in range(1, count + 1)
@@ -108,6 +115,8 @@ def _base(seed: int, place: int) -> Base:
     season = tuple(round(100 + strength * (month - 100)) for month in SEASONS[place % len(SEASONS)])
     first = BillingPeriod(2021, 1).plus(chance.randrange(24))
     change = first.plus(chance.randrange(2, MONTHS)) if place % PRICE_CHANGE_EVERY == 1 else None
+    if place == DEARER_SINCE_LAST_MONTH:
+        change = first.plus(MONTHS - 2)
     behaviour = Behaviour(
         flat_share=FLAT_SHARES[place % len(FLAT_SHARES)],
         monthly_churn=_between(chance, 0.002, 0.05),
@@ -120,6 +129,10 @@ def _base(seed: int, place: int) -> Base:
         price_change_plans=tuple(chance.sample(list(PLANS), 3)) if change and chance.random() < 0.5 else (),
         usage_percent_by_month=season,
     )
+    if place == DEARER_SINCE_LAST_MONTH:
+        behaviour = replace(behaviour, price_change_plans=())
+    if place == MOST_RESTLESS:
+        behaviour = replace(behaviour, monthly_churn=MOST_CHURN, plan_change_share=MOST_PLAN_CHANGES)
     currency = "TWD" if place % IN_CENTS_EVERY == FAULT_PLACE_IN_CENTS else "KRW"
     return Base(
         f"base-{seed:02}", seed, behaviour, first, currency, ARRANGEMENTS[(place + place // 3) % len(ARRANGEMENTS)]

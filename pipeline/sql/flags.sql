@@ -34,7 +34,8 @@ SELECT
     TRUE AS billed,
     continued,
     continued AND same_plan AND base IS NOT NULL AND last_base IS NOT NULL AS kept_plan_with_base,
-    continued AND same_plan AND amount > 0 AND discount IS NOT NULL AND last_discount > 0 AS discounted,
+    -- a bill waived as a whole is a discount that ends with it
+    continued AND same_plan AND amount > 0 AND last > 0 AND discount IS NOT NULL AND last_discount > 0 AS discounted,
     continued AND usage IS NOT NULL AND last_usage > 0 AND usage_before > 0 AS metered,
     continued AND amount > 0 AND amount <> last AS billed_anew,
 

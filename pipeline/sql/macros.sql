@@ -43,6 +43,12 @@ CREATE TEMP MACRO surprise(hits, expected) AS
 CREATE TEMP MACRO deficit(hits, expected) AS
     CASE WHEN hits >= expected THEN 0 WHEN hits = 0 THEN expected ELSE hits * ln(hits / expected) - (hits - expected) END;
 
+-- A surprise where months differ by more than chance. Up to twice as much may be chance in so few of them, and is a factor that is known well
+-- enough; from there on the spread is itself an estimate, and far-off counts are likelier by as much (Student's t instead of the normal).
+CREATE TEMP MACRO dispersed(surprise, dispersion, month_count) AS
+    CASE WHEN dispersion <= 2 THEN surprise / greatest(dispersion, 1)
+         ELSE month_count / 2 * ln(1 + 2 * surprise / (dispersion * (month_count - 1))) END;
+
 -- The smallest group that is counted: rows of one issuer, payment method and plan. A hash of the three stands for them: of some hundred
 -- cells no two share one.
 CREATE TEMP MACRO cell_of(issuer, payment_method, plan_code) AS

@@ -1,15 +1,6 @@
 -- Signals that need more than an account's own bills. Each is counted for this run (recency 0) and for what is normal (recency 1):
 -- the same count a month earlier, or a control where a month earlier could not say.
 
--- Customers of last month who are not billed.
-INSERT INTO signal_counts
-SELECT previous_cell, 0, 'missing', count(*), count(*) FILTER (WHERE cell IS NULL) FROM accounts WHERE previous_cell IS NOT NULL GROUP BY 1;
-INSERT INTO signal_counts
-SELECT cell, 1, 'missing', count(*), count(*) - coalesce(any_value(stayed), 0)
-FROM (SELECT cell FROM month_before_in_cells WHERE customer_id <> '')
-LEFT JOIN (SELECT cell_2 AS cell, count(*) AS stayed FROM accounts WHERE previous_cell IS NOT NULL AND cell_2 IS NOT NULL GROUP BY 1) USING (cell)
-GROUP BY 1;
-
 -- Of the missing, those that were the last rows of last month's files, one behind the other to the very end: a file cut off.
 INSERT INTO signal_counts
 WITH ends AS (SELECT source_file, max(source_row) AS last_row FROM month_1 GROUP BY 1),
@@ -106,6 +97,11 @@ WITH bills AS (
 ),
 tops AS (SELECT recency, cell, max(max(amount)) OVER (PARTITION BY recency, issuer) AS top FROM bills JOIN cells USING (cell) GROUP BY recency, cell, issuer)
 SELECT cell, recency, 'at_the_maximum', count(*), count(*) FILTER (WHERE amount = top) FROM bills JOIN tops USING (recency, cell) GROUP BY 1, 2;
+
+-- Repeats of any earlier month together: a mixture of months shows in no single one of them.
+INSERT INTO signal_counts
+SELECT cell, 0, 'repeated', sum(comparable), sum(repeated - flat) FROM lag_facts GROUP BY 1
+UNION ALL SELECT cell, 1, 'repeated', sum(previous_comparable), sum(previous_repeated) FROM lag_facts GROUP BY 1;
 
 -- Accounts that still pay the base fee of last month where most of their plan does not any more.
 INSERT INTO signal_counts

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.engine import MANY_MONTHS, SIGNAL_MONTHS
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.generate import CATALOGUE, Behaviour
 from pipeline.judge import load_suites
@@ -35,8 +36,8 @@ def _base(name: str, **behaviour: object) -> Base:
 
 @pytest.fixture(scope="module")
 def made(trials: Trials) -> list[Row]:
-    """Every fault that any share is promised of, in made-up bills with joiners, leavers and a recent change of prices."""
-    base = _base("promised", monthly_churn=0.02, price_change_period=FIRST.plus(MONTHS - 3), price_change_percent=5)
+    """Every fault that any share is promised of, in made-up bills with joiners, leavers and prices that changed the month before."""
+    base = _base("promised", monthly_churn=0.02, price_change_period=FIRST.plus(MONTHS - 2), price_change_percent=5)
     promised = [name for name, fault in CATALOGUE.items() if fault.smallest is not None]
     return _tried(trials, faults(made_up(base), promised, (HIT,)))
 
@@ -85,6 +86,24 @@ def test_right_months_of_every_kind_are_released(trials: Trials, place: int):
     rows = _tried(trials, clean(made_up(base)))
     assert len(rows) == base.months - 1
     assert [(row.case, row.rules) for row in rows if row.held] == []
+
+
+@pytest.mark.parametrize(
+    "fault, share, rule", [("customers_dropped", 0.02, "missing run"), ("joiners_missing", 0.02, "joined_too_few run")]
+)
+def test_customers_missing_among_many_that_come_and_go_are_held_once_many_months_are_known(
+    trials: Trials, fault: str, share: float, rule: str
+):
+    base = replace(_base("restless", monthly_churn=0.05), months=MANY_MONTHS + SIGNAL_MONTHS + 1)
+    source = made_up(base)
+    (case,) = faults(source, [fault], (share,))
+    (row,) = trials.row(case, [GATE])
+    assert row.held and row.rules[0].startswith(rule), row.rules
+    assert row.cause_named, row.causes
+    rows = _tried(trials, clean(source))
+    assert [(row.case, row.rules) for row in rows if row.held] == []
+    (short,) = faults(made_up(replace(base, name="short", months=MONTHS)), [fault], (share,))
+    assert not trials.row(short, [GATE])[0].held, "two months could tell it, so many were not needed"
 
 
 def test_usage_billed_twice_to_everybody_is_held_and_named(trials: Trials):
