@@ -6,7 +6,8 @@ remediation's verbs). Each step is committed before the next begins:
 
 1. the operations exist, each under its idempotency key: all of them before the first wave (a release), or each wave's
    just in time, from what is true by then (a remediation);
-2. the wave's file is written, read back, matched to the operations and recorded with its sequence number;
+2. the wave's file - written, read back and matched to the operations, if need be while they are being committed - is recorded
+   with its sequence number;
 3. the hand-over is recorded, then the file is handed over - repeating that is harmless, the acquirer takes a sequence
    number once;
 4. the answers are recorded with their entries; whatever got none is unknown: looked up, never sent again.
@@ -58,16 +59,18 @@ class KillSwitch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A wave whose intents were committed just now.
+    """A wave whose intents are committed, or are just being.
 
     Attributes:
         operations: as committed (`OPERATION_SCHEMA`).
         cards: the instruments it charges (`CARD_SCHEMA`); None for a wave of voids or refunds.
+        await_commit: returns once the intents are committed, and raises what kept them from it.
     """
 
     number: int
     operations: pa.Table
     cards: pa.Table | None
+    await_commit: Callable[[], None]
 
 
 def always_open() -> None:
@@ -193,6 +196,8 @@ class Sender:
         sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
         file = self.rail.write(operations, sequence=sequence, echo=f"{scope} wave {wave.number}")
         require_match(self.rail.read_back(file), operations, file)
+        if isinstance(wave, Prepared):
+            wave.await_commit()
         batch_id = self.ledger.record_batch(scope, wave.number, file)
         return _Ready(scope, wave.number, operations, file, batch_id, handed_over=False)
 

@@ -6,6 +6,8 @@ lines are due (`adapters.remedies`), or sending (`execution`).
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.core.window import Window
-from pipeline.errors import FatalError, OutsideWindow
+from pipeline.errors import FatalError, GateClosed, OutsideWindow
 from pipeline.execution import Prepared, Sender
 from pipeline.ports import LiveStates
 
@@ -92,7 +94,8 @@ def carry_out(books: Books, sender: Sender, guard: Guard, live: LiveStates | Non
         raise
     stopped = None
     try:
-        sender.send(books.scope, upcoming=_waves(books, sender, guard, live), guard=guard)
+        with closing(_one_ahead(_waves(books, sender, guard, live))) as upcoming:
+            sender.send(books.scope, upcoming=upcoming, guard=guard)
     except OutsideWindow as closed:
         stopped = str(closed)
     finally:
@@ -113,22 +116,39 @@ def _look_up(books: Books, sender: Sender) -> None:
 
 def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) -> Iterator[Prepared]:
     """Commit one wave's intents after another. The question about the next wave's payments is put before this wave's is answered,
-    so the acquirer answers it between two files and nobody waits."""
+    so the acquirer answers it between two files and nobody waits; and the database takes the intents while their file is written."""
     _look_up(books, sender)
     portions = _portions(books.begin(), fresh=books.next_wave() == 0)
     number = books.next_wave()
     asked = _ask(books, live, next(portions, None))
-    while asked:
-        lines, answer = asked
-        states = answer()
-        asked = _ask(books, live, next(portions, None))
-        guard()
-        intended, deviations = books.decide(lines, states, number)
-        books.commit(intended, deviations)
-        if intended.num_rows:
-            operations, cards = books.for_rail(intended)
-            yield Prepared(number, operations, cards)
-            number += 1
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="intending") as thread:
+        while asked:
+            lines, answer = asked
+            states = answer()
+            asked = _ask(books, live, next(portions, None))
+            guard()
+            intended, deviations = books.decide(lines, states, number)
+            committed = thread.submit(books.commit, intended, deviations)
+            if intended.num_rows:
+                operations, cards = books.for_rail(intended)
+                yield Prepared(number, operations, cards, committed.result)
+                number += 1
+            else:
+                committed.result()
+
+
+def _one_ahead(waves: Iterator[Prepared]) -> Iterator[Prepared]:
+    """`waves`, each handed on when the one after it has been begun: the database takes its intents while this one is sent."""
+    with closing(waves):
+        wave = next(waves, None)
+        while wave:
+            try:
+                following = next(waves, None)
+            except GateClosed:
+                yield wave  # whoever sends it asks for itself whether it may
+                raise
+            yield wave
+            wave = following
 
 
 def _ask(
