@@ -1,6 +1,6 @@
 -- Settlement lines against operations: every line and every operation gets a verdict. Run in order; reads
 --   line        lines of all settlement files (adapters/settlement_files.py)
---   operation   operation_id, kind, customer_id, billing_period, bill_cycle, amount_minor, currency, original_id
+--   operation   operation_id, kind, bill (a number for customer, period and cycle), attempt, amount_minor, currency, original_id
 --   succeeded   operation_id, payment_id (the acquirer's id) of operations that succeeded
 --   unknown     operation_id of operations that nobody knows the outcome of
 --   settled     operation_id of operations entered as settled before
@@ -79,7 +79,7 @@ WHERE NOT is_voided AND NOT is_gone
 -- A bill whose right amount was charged, or may have been, while a wrong charge of it still stands.
 CREATE OR REPLACE TEMP TABLE recharged AS
 WITH taken_again AS (
-    SELECT o.* FROM operation o WHERE kind = 'rebill' AND (o.operation_id IN (SELECT operation_id FROM succeeded) OR o.operation_id IN (FROM unknown))
+    SELECT o.operation_id, o.bill, o.amount_minor FROM operation o WHERE kind = 'rebill' AND (o.operation_id IN (SELECT operation_id FROM succeeded) OR o.operation_id IN (FROM unknown))
 ),
 undone AS (
     SELECT original_id AS operation_id, sum(amount_minor) AS amount_minor FROM (
@@ -89,12 +89,12 @@ undone AS (
     ) GROUP BY original_id
 ),
 standing AS MATERIALIZED (  -- few: nearly every charge of a bill that was charged again is undone
-    SELECT o.operation_id, o.customer_id, o.billing_period, o.bill_cycle, o.amount_minor - coalesce(u.amount_minor, 0) AS standing_minor
+    SELECT o.operation_id, o.bill, o.amount_minor - coalesce(u.amount_minor, 0) AS standing_minor
     FROM operation o SEMI JOIN succeeded USING (operation_id) LEFT JOIN undone u USING (operation_id)
     WHERE o.kind = 'charge' AND o.amount_minor > coalesce(u.amount_minor, 0)
 )
 SELECT r.operation_id, r.amount_minor, s.standing_minor
-FROM taken_again r JOIN standing s USING (customer_id, billing_period, bill_cycle)
+FROM taken_again r JOIN standing s USING (bill)
 QUALIFY row_number() OVER (PARTITION BY r.operation_id ORDER BY s.operation_id) = 1;
 
 -- Everything that does not fit, by name; `missing` and what the plan meant come after, when the calendar has been asked. A line for no
