@@ -196,7 +196,7 @@ def _read(connection: duckdb.DuckDBPyConnection, incident_id: str, currency: str
         row["residual_minor"] = row["correct_minor"] - sum(row[f"{part}_minor"] for part in parts)
     bills, right = connection.execute("SELECT count(*), count(*) FILTER (verdict = 'right') FROM verdict").fetchone()
     unheard = connection.execute(
-        "SELECT count(*) FROM wrong ANTI JOIN wrong_payment USING (customer_id, billing_period, bill_cycle, occurrence)"
+        "SELECT count(*) FROM numbered_wrong ANTI JOIN wrong_payment USING (bill_no, occurrence)"
     ).fetchone()[0]
     residual = connection.execute("SELECT coalesce(sum(residual_minor), 0)::BIGINT FROM open_item").fetchone()[0]
     # An equation that does not balance is a residual too, whatever the single bills say.

@@ -35,7 +35,12 @@ _OPERATION = pa.schema(
      ("currency", pa.string()), ("original_id", pa.uuid()), ("of_incident", pa.bool_())]
 )  # fmt: skip
 _RETRIED = pa.schema(
-    [("operation_id", pa.uuid()), ("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())]
+    [
+        ("operation_id", pa.uuid()),
+        ("customer_id", pa.string()),
+        ("billing_period", pa.string()),
+        ("bill_cycle", pa.int64()),
+    ]
 )
 _SUCCEEDED = pa.schema([("operation_id", pa.uuid()), ("payment_id", pa.string())])
 _ID = pa.schema([("operation_id", pa.uuid())])

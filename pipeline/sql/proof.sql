@@ -8,46 +8,63 @@
 --   other_incidents  incident_id of other repairs whose charges are none of this one's business
 -- A reference is the business fact, hashed: kind | incident | period | cycle | occurrence | attempt | customer.
 
+-- Every bill of the source, numbered: a number joins and groups several times faster than the names it stands for.
+CREATE OR REPLACE TEMP TABLE source_bill AS
+WITH charged AS (
+    SELECT customer_id, billing_period, bill_cycle, any_value(payment_method) AS wrong_method, any_value(issuer) AS wrong_issuer FROM wrong GROUP BY ALL
+)
+SELECT row_number() OVER () AS bill_no, customer_id, billing_period, bill_cycle, coalesce(c.payment_method, w.wrong_method) AS payment_method,
+    coalesce(c.issuer, w.wrong_issuer) AS issuer, c.amount_minor AS correct_minor, c.currency AS correct_in
+FROM charged w FULL JOIN correct c USING (customer_id, billing_period, bill_cycle);
+
+CREATE OR REPLACE TEMP MACRO reference_of(fact) AS CAST(md5(fact) AS UUID);
+
+-- A reference that is no hash is none of ours.
 CREATE OR REPLACE TEMP TABLE approval AS
-SELECT row_number() OVER () AS number, payment_id, merchant_reference, instrument_token, amount_minor, currency, status, "at"
+SELECT row_number() OVER () AS number, payment_id, TRY_CAST(merchant_reference AS UUID) AS reference, instrument_token, amount_minor, currency, status, "at"
 FROM book WHERE kind = 'authorise';
 
 CREATE OR REPLACE TEMP TABLE approved_twice AS
-SELECT payment_id FROM approval WHERE status <> 'declined' GROUP BY payment_id HAVING count(*) > 1;
+SELECT number FROM approval SEMI JOIN (SELECT payment_id FROM approval WHERE status <> 'declined' GROUP BY payment_id HAVING count(*) > 1) USING (payment_id);
 
 -- Which payments are wrong charges.
-CREATE OR REPLACE TEMP TABLE wrong_payment AS
-SELECT w.* EXCLUDE (payment_id), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
-FROM (FROM wrong WHERE payment_id IS NULL) w JOIN approval a
-    ON a.merchant_reference = md5('charge||' || w.billing_period || '|' || w.bill_cycle || '|' || w.occurrence || '|1|' || w.customer_id)
-UNION ALL
-SELECT w.* EXCLUDE (payment_id), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
-FROM (FROM wrong WHERE payment_id IS NOT NULL) w JOIN approval a ON a.payment_id = w.payment_id;
+CREATE OR REPLACE TEMP TABLE numbered_wrong AS
+SELECT b.bill_no, w.occurrence, w.amount_minor, w.currency, w.payment_method, w.issuer, w.payment_id, CASE WHEN w.payment_id IS NULL
+        THEN reference_of('charge||' || w.billing_period || '|' || w.bill_cycle || '|' || w.occurrence || '|1|' || w.customer_id) END AS reference
+FROM wrong w JOIN source_bill b USING (customer_id, billing_period, bill_cycle);
 
--- Every other approval on an instrument of anybody concerned, since the first wrong charge.
+CREATE OR REPLACE TEMP TABLE wrong_payment AS
+SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
+FROM (FROM numbered_wrong WHERE payment_id IS NULL) w JOIN approval a USING (reference)
+UNION ALL
+SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
+FROM (FROM numbered_wrong WHERE payment_id IS NOT NULL) w JOIN approval a USING (payment_id);
+
+-- Every other approval since the first wrong charge.
 CREATE OR REPLACE TEMP TABLE other_approval AS
-SELECT * FROM approval
-SEMI JOIN (SELECT instrument_token FROM wrong UNION SELECT instrument_token FROM correct) USING (instrument_token)
-ANTI JOIN wrong_payment USING (number)
+SELECT * FROM approval ANTI JOIN wrong_payment USING (number)
 WHERE "at" >= (SELECT coalesce(min("at"), '-infinity') FROM wrong_payment);
+
+-- Which payments are rebills: almost always the first attempt; a later one is looked for among what is left over on an instrument of
+-- anybody concerned.
+CREATE OR REPLACE TEMP TABLE rebill_payment AS
+SELECT c.bill_no, a.*
+FROM (FROM source_bill WHERE correct_in IS NOT NULL) c JOIN other_approval a
+    ON a.reference = reference_of('rebill|' || $incident_id || '|' || c.billing_period || '|' || c.bill_cycle || '|1|1|' || c.customer_id);
+
+CREATE OR REPLACE TEMP TABLE left_over AS
+SELECT * FROM (FROM other_approval ANTI JOIN rebill_payment USING (number))
+WHERE instrument_token IN (SELECT instrument_token FROM wrong) OR instrument_token IN (SELECT instrument_token FROM correct);
 
 CREATE OR REPLACE TEMP TABLE person AS
 SELECT DISTINCT customer_id, billing_period, bill_cycle, instrument_token FROM (
     SELECT customer_id, billing_period, bill_cycle, instrument_token FROM wrong
-    UNION ALL SELECT customer_id, billing_period, bill_cycle, instrument_token FROM correct);
-
--- Which payments are rebills: almost always the first attempt; a later one is looked for among what is left over.
-CREATE OR REPLACE TEMP TABLE rebill_payment AS
-SELECT c.customer_id, c.billing_period, c.bill_cycle, a.*
-FROM correct c JOIN other_approval a
-    ON a.merchant_reference = md5('rebill|' || $incident_id || '|' || c.billing_period || '|' || c.bill_cycle || '|1|1|' || c.customer_id);
-
-CREATE OR REPLACE TEMP TABLE left_over AS SELECT * FROM other_approval ANTI JOIN rebill_payment USING (number);
+    UNION ALL SELECT customer_id, billing_period, bill_cycle, instrument_token FROM correct) SEMI JOIN left_over USING (instrument_token);
 
 INSERT INTO rebill_payment
-SELECT DISTINCT p.customer_id, p.billing_period, p.bill_cycle, a.*
-FROM left_over a JOIN person p USING (instrument_token), range(2, $attempts + 1) t(attempt)
-WHERE a.merchant_reference = md5('rebill|' || $incident_id || '|' || p.billing_period || '|' || p.bill_cycle || '|1|' || attempt || '|' || p.customer_id);
+SELECT DISTINCT b.bill_no, a.*
+FROM left_over a JOIN person p USING (instrument_token) JOIN source_bill b USING (customer_id, billing_period, bill_cycle), range(2, $attempts + 1) t(attempt)
+WHERE a.reference = reference_of('rebill|' || $incident_id || '|' || p.billing_period || '|' || p.bill_cycle || '|1|' || attempt || '|' || p.customer_id);
 
 -- Approvals nobody can explain: neither wrong charge nor rebill, nor another month's charge or another incident's rebill of these customers.
 CREATE OR REPLACE TEMP TABLE stranger AS
@@ -55,12 +72,12 @@ WITH mine AS (SELECT a.*, p.customer_id, p.billing_period, p.bill_cycle FROM lef
               JOIN person p USING (instrument_token) WHERE a.status <> 'declined'),
 other_month AS (
     SELECT DISTINCT payment_id FROM mine, range(-$months, $months + 1) t(months)
-    WHERE merchant_reference = md5('charge||' || strftime(strptime(billing_period, '%Y-%m') + to_months(CAST(months AS INTEGER)), '%Y-%m') || '|'
+    WHERE reference = reference_of('charge||' || strftime(strptime(billing_period, '%Y-%m') + to_months(CAST(months AS INTEGER)), '%Y-%m') || '|'
                                    || bill_cycle || '|1|1|' || customer_id)
 ),
 other_repair AS (
     SELECT DISTINCT payment_id FROM mine, other_incidents i, range(-$months, $months + 1) t(months), range(1, $attempts + 1) u(attempt)
-    WHERE merchant_reference = md5('rebill|' || i.incident_id || '|' || strftime(strptime(billing_period, '%Y-%m')
+    WHERE reference = reference_of('rebill|' || i.incident_id || '|' || strftime(strptime(billing_period, '%Y-%m')
                                    + to_months(CAST(months AS INTEGER)), '%Y-%m') || '|' || bill_cycle || '|1|' || attempt || '|' || customer_id)
 )
 SELECT payment_id, any_value(customer_id) AS customer_id, any_value(billing_period) AS billing_period, any_value(bill_cycle) AS bill_cycle,
@@ -69,7 +86,7 @@ FROM mine ANTI JOIN other_month USING (payment_id) ANTI JOIN other_repair USING 
 
 -- What became of each payment of this repair.
 CREATE OR REPLACE TEMP TABLE event AS
-SELECT number, merchant_reference, kind, amount_minor, currency, status, "at"
+SELECT number, CASE kind WHEN 'refund' THEN merchant_reference END AS merchant_reference, kind, amount_minor, currency, status, "at"
 FROM (SELECT * FROM book WHERE kind <> 'authorise')
 JOIN (SELECT number, payment_id FROM wrong_payment UNION ALL SELECT number, payment_id FROM rebill_payment) USING (payment_id);
 
@@ -77,11 +94,17 @@ CREATE OR REPLACE TEMP TABLE refunded_twice AS
 SELECT DISTINCT number FROM (
     SELECT number FROM event WHERE kind = 'refund' AND status = 'succeeded' GROUP BY number, merchant_reference HAVING count(*) > 1);
 
+-- Which refunds are this repair's, as its rebills are found: almost always the first attempt.
+CREATE OR REPLACE TEMP TABLE refund AS
+SELECT DISTINCT e.merchant_reference, b.billing_period || '|' || b.bill_cycle || '|' || w.occurrence || '|' AS bill, b.customer_id
+FROM event e JOIN wrong_payment w USING (number) JOIN source_bill b USING (bill_no) WHERE e.kind = 'refund';
+
 CREATE OR REPLACE TEMP TABLE our_refund AS
-SELECT DISTINCT e.merchant_reference
-FROM (SELECT number, merchant_reference FROM event WHERE kind = 'refund') e JOIN wrong_payment w USING (number), range(1, $attempts + 1) t(attempt)
-WHERE e.merchant_reference = md5('refund|' || $incident_id || '|' || w.billing_period || '|' || w.bill_cycle || '|'
-                                                      || w.occurrence || '|' || attempt || '|' || w.customer_id);
+SELECT merchant_reference FROM refund WHERE merchant_reference = md5('refund|' || $incident_id || '|' || bill || '1|' || customer_id);
+
+INSERT INTO our_refund
+SELECT DISTINCT merchant_reference FROM refund ANTI JOIN our_refund USING (merchant_reference), range(2, $attempts + 1) t(attempt)
+WHERE merchant_reference = md5('refund|' || $incident_id || '|' || bill || attempt || '|' || customer_id);
 
 CREATE OR REPLACE TEMP TABLE became AS
 SELECT number,
@@ -95,22 +118,22 @@ SELECT number,
     bool_or(kind IN ('void', 'refund') AND status <> 'succeeded') AS undo_was_declined,
     min(currency) AS currency, max(currency) AS another_currency,
     min("at") FILTER (kind IN ('void', 'refund') AND status = 'succeeded') AS undone_at
-FROM event e LEFT JOIN our_refund o USING (merchant_reference) GROUP BY number;
+FROM event e LEFT JOIN (SELECT DISTINCT merchant_reference FROM our_refund) o USING (merchant_reference) GROUP BY number;
 
 CREATE OR REPLACE TEMP TABLE payment AS
 WITH every AS (
-    SELECT true AS is_wrong, customer_id, billing_period, bill_cycle, payment_method, issuer, number, payment_id, approved_minor, approved_in, status, "at",
+    SELECT true AS is_wrong, bill_no, payment_method, issuer, number, approved_minor, approved_in, status, "at",
         amount_minor AS source_minor, currency AS source_in FROM wrong_payment
     UNION ALL BY NAME
-    SELECT false AS is_wrong, r.customer_id, r.billing_period, r.bill_cycle, c.payment_method, c.issuer, r.number, r.payment_id, r.amount_minor AS approved_minor,
-        r.currency AS approved_in, r.status, r."at", greatest(c.amount_minor, 0) AS source_minor, c.currency AS source_in
-    FROM rebill_payment r LEFT JOIN correct c USING (customer_id, billing_period, bill_cycle)
+    SELECT false AS is_wrong, r.bill_no, c.payment_method, c.issuer, r.number, r.amount_minor AS approved_minor,
+        r.currency AS approved_in, r.status, r."at", greatest(c.correct_minor, 0) AS source_minor, c.correct_in AS source_in
+    FROM rebill_payment r JOIN source_bill c USING (bill_no)
 )
 SELECT e.*, coalesce(b.acquired, 0) AS acquired, coalesce(b.voided_minor, 0) AS voided_minor, coalesce(b.refunded_minor, 0) AS refunded_minor,
     coalesce(b.returned_minor, 0) AS returned_minor, coalesce(b.undo_was_declined, false) AS undo_was_declined, b.undone_at,
     if(status = 'declined', 0, approved_minor) AS charged_minor, if(status = 'expired', approved_minor, 0) AS expired_minor,
     CASE WHEN approved_minor IS DISTINCT FROM source_minor OR approved_in IS DISTINCT FROM source_in THEN 'approved for another amount than the source has'
-         WHEN d.payment_id IS NOT NULL THEN 'one payment number, two approvals'
+         WHEN d.number IS NOT NULL THEN 'one payment number, two approvals'
          WHEN status = 'declined' AND (b.acquired > 0 OR b.voided > 0 OR b.refunds > 0) THEN 'declined, and moved all the same'
          WHEN status = 'expired' AND (b.acquired > 0 OR b.voided > 0 OR b.refunds > 0) THEN 'expired, and moved all the same'
          WHEN b.voided > 1 OR r.number IS NOT NULL THEN 'undone more than once'
@@ -120,12 +143,12 @@ SELECT e.*, coalesce(b.acquired, 0) AS acquired, coalesce(b.voided_minor, 0) AS 
          WHEN b.refunds > 0 AND b.acquired = 0 THEN 'refunded, and never acquired'
          WHEN b.currency <> approved_in OR b.another_currency <> approved_in THEN 'moved in another currency'
          WHEN b.refunded_minor + b.returned_minor > approved_minor THEN 'more came back than was charged' END AS fault
-FROM every e LEFT JOIN became b USING (number) LEFT JOIN approved_twice d USING (payment_id) LEFT JOIN refunded_twice r USING (number);
+FROM every e LEFT JOIN became b USING (number) LEFT JOIN approved_twice d USING (number) LEFT JOIN refunded_twice r USING (number);
 
 -- Where each bill stands: what the acquirer holds for it, and what is due.
 CREATE OR REPLACE TEMP TABLE bill AS
 WITH held AS (
-    SELECT customer_id, billing_period, bill_cycle,
+    SELECT bill_no,
         coalesce(sum(charged_minor) FILTER (is_wrong), 0)::BIGINT AS wrong_minor,
         coalesce(sum(charged_minor - expired_minor - voided_minor - refunded_minor - returned_minor) FILTER (is_wrong), 0)::BIGINT AS wrong_held_minor,
         coalesce(sum(charged_minor - expired_minor - voided_minor - refunded_minor - returned_minor) FILTER (NOT is_wrong), 0)::BIGINT AS rebill_held_minor,
@@ -134,14 +157,9 @@ WITH held AS (
         count(*) FILTER (NOT is_wrong AND status = 'expired') AS rebills_expired,
         bool_or(is_wrong AND undo_was_declined) AS undo_was_declined,
         min(fault) AS fault
-    FROM payment GROUP BY ALL
-),
-every AS (
-    SELECT customer_id, billing_period, bill_cycle, any_value(payment_method) AS wrong_method, any_value(issuer) AS wrong_issuer
-    FROM wrong GROUP BY ALL
+    FROM payment GROUP BY bill_no
 )
-SELECT customer_id, billing_period, bill_cycle, coalesce(c.currency, $currency) AS currency, coalesce(c.payment_method, e.wrong_method) AS payment_method,
-    coalesce(c.issuer, e.wrong_issuer) AS issuer, c.amount_minor AS correct_minor, greatest(coalesce(c.amount_minor, 0), 0) AS due_minor,
+SELECT bill_no, coalesce(b.correct_in, $currency) AS currency, payment_method, issuer, correct_minor, greatest(coalesce(correct_minor, 0), 0) AS due_minor,
     coalesce(wrong_minor, 0) AS wrong_minor, coalesce(wrong_held_minor, 0) AS wrong_held_minor, coalesce(rebill_held_minor, 0) AS rebill_held_minor,
     coalesce(rebills, 0) AS rebills,
     coalesce(fault, if(rebills > 1, 'rebilled more than once', NULL),
@@ -149,9 +167,8 @@ SELECT customer_id, billing_period, bill_cycle, coalesce(c.currency, $currency) 
     n.reason AS named, coalesce(n.is_written_off, false) AS is_written_off,
     coalesce(undo_was_declined, false) AS undo_was_declined, coalesce(rebills_declined, 0) > 0 AS rebill_was_declined,
     coalesce(rebills_expired, 0) > 0 AS rebill_expired
-FROM every e FULL JOIN correct c USING (customer_id, billing_period, bill_cycle)
-LEFT JOIN held USING (customer_id, billing_period, bill_cycle)
-LEFT JOIN named n USING (customer_id, billing_period, bill_cycle);
+FROM source_bill b LEFT JOIN held USING (bill_no)
+LEFT JOIN (SELECT bill_no, reason, is_written_off FROM named JOIN source_bill USING (customer_id, billing_period, bill_cycle)) n USING (bill_no);
 
 -- A bill is right, open by name, or unexplained. Open needs a reason: one the book shows (somebody declined), or a name that a person put to
 -- it; and nobody is open who pays twice, or whom the right amount was taken from in part.
@@ -181,8 +198,8 @@ UNION ALL
 SELECT b.kind || ' of a payment that was never approved', NULL, NULL, NULL, b.payment_id, b.amount_minor
 FROM book b ANTI JOIN approval USING (payment_id) WHERE b.kind <> 'authorise' AND b.status = 'succeeded'
 UNION ALL
-SELECT 'a rebill of a bill that the corrected run does not have', r.customer_id, r.billing_period, r.bill_cycle, r.payment_id, r.amount_minor
-FROM rebill_payment r ANTI JOIN correct USING (customer_id, billing_period, bill_cycle) WHERE r.status <> 'declined';
+SELECT 'a rebill of a bill that the corrected run does not have', b.customer_id, b.billing_period, b.bill_cycle, r.payment_id, r.amount_minor
+FROM rebill_payment r JOIN source_bill b USING (bill_no) WHERE b.correct_in IS NULL AND r.status <> 'declined';
 
 -- wrong charged = voided + expired + refunded + returned by others + kept as the right charge + open + written off (+ residual)
 CREATE OR REPLACE TEMP TABLE charged AS
@@ -194,7 +211,7 @@ SELECT p.payment_method, p.issuer, CAST(timezone($zone, p."at") AS DATE) AS day,
         FILTER (v.verdict = 'open' AND NOT v.is_written_off), 0)::BIGINT AS open_minor,
     coalesce(sum(charged_minor - voided_minor - expired_minor - refunded_minor - returned_minor)
         FILTER (v.verdict = 'open' AND v.is_written_off), 0)::BIGINT AS written_off_minor
-FROM payment p JOIN verdict v USING (customer_id, billing_period, bill_cycle)
+FROM payment p JOIN verdict v USING (bill_no)
 WHERE p.is_wrong
 GROUP BY ALL ORDER BY ALL;
 
@@ -222,7 +239,7 @@ SELECT day, payment_method, issuer, kind, count(*) AS operations, sum(amount_min
 CREATE OR REPLACE TEMP TABLE open_item AS
 SELECT verdict, customer_id, billing_period, bill_cycle, NULL AS payment_id, wrong_held_minor, due_minor - rebill_held_minor AS unbilled_minor, currency, why,
     is_written_off, if(verdict = 'unexplained', greatest(abs(difference_minor), 1), 0) AS residual_minor
-FROM verdict WHERE verdict <> 'right'
+FROM verdict JOIN source_bill USING (bill_no) WHERE verdict <> 'right'
 UNION ALL BY NAME
 SELECT 'unexplained' AS verdict, customer_id, billing_period, bill_cycle, payment_id, amount_minor AS wrong_held_minor, 0 AS unbilled_minor,
     $currency AS currency, why, false AS is_written_off, amount_minor AS residual_minor
