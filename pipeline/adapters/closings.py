@@ -39,7 +39,7 @@ class Closings:
 
     def unfinished(self, incident: Incident) -> dict[str, int]:
         """Operations of the incident, wrong charges included, by state, where it is not final."""
-        # A wave that was answered left every operation with an outcome, or among the unanswered: only of the others each has to be looked at.
+        # A wave that was answered left every operation with an outcome, or among the unanswered: only the others' are looked at.
         return self._counts(
             "SELECT state, count(*) FROM"
             " (SELECT 'unknown' AS state, o.operation_id FROM operation o JOIN unanswered u USING (operation_id)"
