@@ -19,7 +19,7 @@ IMPORTS = ("pipeline.bootstrap",)
 FLOOR_IMPORTS = ("bench.copy_floor",)
 
 LEDGER_STAGES = {
-    "charged": "find due", "intend": "commit operations", "operations": "read a wave", "cards": "read a wave",
+    "charged": "find due", "intend": "commit operations", "read_wave": "read a wave",
     "record_batch": "record a file", "record_event": "record a file", "record_answers": "record answers", "unknown": "look up",
 }  # fmt: skip
 RAIL_STAGES = {

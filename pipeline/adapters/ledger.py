@@ -44,9 +44,11 @@ FINAL_STATES = pa.array(["succeeded", "declined"])
 
 _OPERATIONS = sql.SQL(
     "SELECT replace(o.operation_id::text, '-', ''), o.kind, o.customer_id, o.instrument_token, o.amount_minor, o.currency,"
-    " (SELECT c.payment_id FROM outcome c WHERE c.operation_id = o.original_id)"
+    " CASE WHEN o.original_id IS NOT NULL THEN (SELECT c.payment_id FROM outcome c WHERE c.operation_id = o.original_id) END,"
+    " o.payment_method, o.issuer"
     " FROM operation o WHERE {condition} ORDER BY o.operation_id"
 )
+_WITH_CARDS = pa.schema([*OPERATION_SCHEMA, *(CARD_SCHEMA.field(name) for name in ("payment_method", "issuer"))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +175,11 @@ class PostgresLedger:
             ).fetchall()
         return [(row[0], _wave(row[1:])) for row in rows]
 
-    def operations(self, scope: str, wave: int) -> pa.Table:
-        """A wave's operations as a rail takes them (`OPERATION_SCHEMA`), in the order of their keys."""
+    def read_wave(self, scope: str, wave: int) -> tuple[pa.Table, pa.Table]:
+        """A wave's operations as a rail takes them (`OPERATION_SCHEMA`), in the order of their keys, and their cards (`CARD_SCHEMA`)."""
         condition = sql.SQL("o.scope = {} AND o.wave = {}").format(sql.Literal(scope), sql.Literal(wave))
-        return self._fetch(_OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
-
-    def cards(self, scope: str, wave: int) -> pa.Table:
-        """The instruments a wave charges (`CARD_SCHEMA`)."""
-        query = sql.SQL(
-            "SELECT DISTINCT instrument_token, payment_method, issuer FROM operation WHERE scope = {} AND wave = {}"
-        ).format(sql.Literal(scope), sql.Literal(wave))
-        return self._fetch(query, CARD_SCHEMA)
+        found = self._fetch(_OPERATIONS.format(condition=condition), _WITH_CARDS)
+        return found.select(OPERATION_SCHEMA.names), found.select(CARD_SCHEMA.names)
 
     def record_batch(self, scope: str, wave: int, file: BatchFile) -> int:
         """Keep what a wave's file contains, before it may go out; returns its batch id."""
@@ -227,7 +223,7 @@ class PostgresLedger:
             "o.scope = {} AND EXISTS (SELECT FROM unanswered u WHERE u.operation_id = o.operation_id)"
             " AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)"
         ).format(sql.Literal(scope))
-        return self._fetch(_OPERATIONS.format(condition=condition), OPERATION_SCHEMA)
+        return self._fetch(_OPERATIONS.format(condition=condition), _WITH_CARDS).select(OPERATION_SCHEMA.names)
 
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None:
         """Record what an inquiry found out; `pending` and `not_found` leave an operation unknown.
