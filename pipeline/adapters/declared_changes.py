@@ -93,6 +93,10 @@ class DeclaredChanges:
                 if error.diag.constraint_name != "nobody_approves_their_own_change":
                     raise
                 raise UsageError(f"{login} declared change {change_id}; a different person approves it") from None
+            except psycopg.errors.InsufficientPrivilege:
+                raise UsageError(
+                    f"{login} may not approve changes; change {change_id} waits for an approver who is not {record.change.declared_by}"
+                ) from None
             append_audit(
                 connection, "approve_change", f"change {change_id}", {"requested_by": record.change.declared_by}
             )

@@ -89,7 +89,7 @@ def test_a_person_is_whoever_logged_in(changes, server, declared):
             " VALUES ('campaign', 'run', '2024-01', '2024-01', 'mine', 'somebody_else')"
         )
     assert changes.all()[0].change.declared_by == "operator"
-    with pytest.raises(UsageError, match="may not do this"):
+    with pytest.raises(UsageError, match="waits for an approver who is not operator"):
         changes.approve(declared, login="operator", password=None)
     with pytest.raises(UsageError, match="may not do this"):
         changes.declare(OCTOBER, login="makegood_pipeline", password=None)
