@@ -14,12 +14,11 @@ remediation's verbs). Each step is committed before the next begins:
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -73,25 +72,6 @@ class Prepared:
     await_commit: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A wave whose intents were committed before, as they stand in the books.
-
-    Attributes:
-        known: what has happened to it (`adapters.ledger.Wave`).
-        operations: as committed (`OPERATION_SCHEMA`).
-        cards: the instrument of each (`CARD_SCHEMA`).
-    """
-
-    known: Any
-    operations: pa.Table
-    cards: pa.Table
-
-    @property
-    def number(self) -> int:
-        return self.known.number
-
-
 def always_open() -> None:
     """The guard of what has no window."""
 
@@ -136,11 +116,10 @@ class Sender:
         """
         with self.ledger.sending():
             for held_scope, wave in self.ledger.unanswered_hand_overs():  # first: sequence numbers admit no gap
-                self._send_all(held_scope, self._read(held_scope, [wave]), always_open)
+                self._send_all(held_scope, [wave], always_open)
             self.look_up_unknown(scope)
             waves = [w for w in self.ledger.waves(scope) if not w.answered and only_wave in (None, w.number)]
-            with closing(self._read(scope, waves)) as stored:
-                self._send_all(scope, chain(stored, upcoming), guard)
+            self._send_all(scope, chain(waves, upcoming), guard)
 
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
@@ -149,7 +128,7 @@ class Sender:
             answers = self.rail.inquire(unknown["merchant_reference"].combine_chunks())
             self.ledger.resolve(scope, answers, effective_on=self.effective_on)
 
-    def _send_all(self, scope: str, waves: Iterable[Prepared | Stored], guard: Callable[[], None]) -> None:
+    def _send_all(self, scope: str, waves: Iterable[Any], guard: Callable[[], None]) -> None:
         """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
         the next goes out only after the answers have passed the stop rule."""
         moved_minor = self._moved_minor(scope)
@@ -176,15 +155,6 @@ class Sender:
             if under_way.ready:
                 self._require_healthy(under_way.ready, under_way.answers)
 
-    def _read(self, scope: str, waves: Sequence[Any]) -> Generator[Stored, None, None]:
-        """Waves that were committed before, with their operations; each is read while the one before is sent."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading") as thread:
-            ahead = None
-            for wave, following in zip_longest(waves, waves[1:]):
-                reading = ahead or thread.submit(self.ledger.read_wave, scope, wave.number)
-                ahead = following and thread.submit(self.ledger.read_wave, scope, following.number)
-                yield Stored(wave, *reading.result())
-
     def _finish(self, under_way: "_UnderWay") -> None:
         """Wait for the answers to what has gone out and record them."""
         under_way.await_recording()
@@ -208,18 +178,18 @@ class Sender:
             )
         return moved_minor
 
-    def _ready(self, scope: str, wave: Prepared | Stored, *, after: "_Ready | None") -> "_Ready":
+    def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
         """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""
         if isinstance(wave, Prepared):
             operations, cards = wave.operations, wave.cards
         else:
-            operations, cards, known = wave.operations, wave.cards, wave.known
-            if known.handed_over:
-                return _Ready(scope, known.number, operations, known.file, known.batch_id, handed_over=True)
+            operations, cards = self.ledger.read_wave(scope, wave.number)
+            if wave.handed_over:
+                return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
             if operations["kind"][0].as_py() not in ("charge", "rebill"):
                 cards = None
-            if known.batch_id is not None:  # a file that a crash left is never trusted, only replaced
-                self.ledger.record_event(known.batch_id, "rejected", "written but never handed over; written again")
+            if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
+                self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
         if cards is not None:
             self.rail.introduce(cards)
         sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
