@@ -270,8 +270,8 @@ class Measurement:
     def _find_currency(self) -> str:
         for months in ("month_1", "charges"):
             found = self._connection.execute(
-                f"SELECT currency FROM {months} WHERE regexp_matches(currency, '^[A-Z]{{3}}$') "
-                "GROUP BY currency ORDER BY count(*) DESC, currency LIMIT 1"
+                f"SELECT currency FROM (SELECT currency, count(*) AS bills FROM {months} GROUP BY currency) "
+                "WHERE regexp_matches(currency, '^[A-Z]{3}$') ORDER BY bills DESC, currency LIMIT 1"
             ).fetchone()
             if found:
                 return found[0]
