@@ -6,6 +6,7 @@ who is charged when (the billing calendar guards `release`), or the page people 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -71,7 +72,7 @@ def verify(
     clock = _Clock()
     with clock.stage("imports"):
         load_great_expectations()
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="data-docs") as thread, ExitStack() as stack:
         with clock.stage("measure"):
             measured = stack.enter_context(engine.measure(run, used, suites.measuring, progress))
         with clock.stage("profile"):
@@ -81,13 +82,14 @@ def verify(
         with clock.stage("judge"):
             verdict = judged(*tables)
             releasable = _releasable(verdict, tables[0], measured, judged)
+        docs = thread.submit(build_data_docs, verdict, report_dir / "data_docs")  # the engine does the rest meanwhile
         with clock.stage("quarantine"):
             quarantine = _quarantine(measured, report_dir)
         with clock.stage("charts"):
             charts = _charts(measured, *tables[:2], used, run)
         currency = measured.currency
     with clock.stage("data_docs"):
-        page = build_data_docs(verdict, report_dir / "data_docs")
+        page = docs.result()
     verification = Verification(
         **_facts(run),
         currency=currency,

@@ -74,14 +74,13 @@ SELECT DISTINCT recency, CAST(digits AS BIGINT) * factor AS amount FROM (
 ) CROSS JOIN (VALUES (1), (100)) factors(factor);
 INSERT INTO signal_counts
 WITH bills AS (
-    SELECT 0 AS recency, cell, amount_minor AS amount, is_id(amount_minor, grid, customer_id, charge_id) AS is_id
+    SELECT 0 AS recency, cell, amount_minor AS amount, is_id(amount_minor, grid, customer_id, charge_id) AS is_id,
+        amount_minor IN (SELECT amount FROM date_amounts WHERE recency = 0) AS is_date
     FROM charges_in_cells CROSS JOIN grid WHERE customer_id <> '' AND amount_minor > 0
-    UNION ALL SELECT 1, previous_cell, amount_1, FALSE FROM accounts WHERE amount_1 > 0
+    UNION ALL SELECT 1, previous_cell, amount_1, FALSE, amount_1 IN (SELECT amount FROM date_amounts WHERE recency = 1) FROM accounts WHERE amount_1 > 0
 ),
 odd AS (
-    SELECT cell, recency, count(*) AS base,
-        count(*) FILTER (WHERE (recency, amount) IN (SELECT (recency, amount) FROM date_amounts)) AS date_like,
-        count(*) FILTER (WHERE is_id) AS id_like,
+    SELECT cell, recency, count(*) AS base, count(*) FILTER (WHERE is_date) AS date_like, count(*) FILTER (WHERE is_id) AS id_like,
         count(*) FILTER (WHERE amount % grid <> 0) AS off_grid
     FROM bills CROSS JOIN grid GROUP BY 1, 2
 )
