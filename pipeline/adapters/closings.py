@@ -39,15 +39,11 @@ class Closings:
 
     def unfinished(self, incident: Incident) -> dict[str, int]:
         """Operations of the incident, wrong charges included, by state, where it is not final."""
-        # A wave that was answered left every operation with an outcome, or among the unanswered: only the others' are looked at.
+        # As the view `operation_state`, but for a million rows at once; one that was handed over is sent.
         return self._counts(
-            "SELECT state, count(*) FROM"
-            " (SELECT 'unknown' AS state, o.operation_id FROM operation o JOIN unanswered u USING (operation_id)"
-            f"  WHERE {_COHORT}"
-            "  UNION ALL SELECT 'not_answered', o.operation_id FROM operation o"
-            "  LEFT JOIN (SELECT scope, wave FROM wave_state WHERE answered AND NOT rejected) w ON w.scope = o.scope AND w.wave = o.wave"
-            f"  WHERE w.scope IS NULL AND {_COHORT} AND NOT EXISTS (SELECT FROM unanswered u WHERE u.operation_id = o.operation_id)) open"
-            " WHERE NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = open.operation_id) GROUP BY state",
+            "SELECT CASE WHEN u.operation_id IS NOT NULL THEN 'unknown' ELSE 'not_answered' END AS state, count(*)"
+            " FROM operation o LEFT JOIN unanswered u USING (operation_id)"
+            f" WHERE {_COHORT} AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id) GROUP BY 1",
             incident,
         )
 

@@ -40,21 +40,21 @@ UNION ALL
 SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
 FROM (FROM numbered_wrong WHERE payment_id IS NOT NULL) w JOIN approval a USING (payment_id);
 
--- Every other approval since the first wrong charge.
+-- Every other approval on an instrument of anybody concerned, since the first wrong charge.
 CREATE OR REPLACE TEMP TABLE other_approval AS
-SELECT * FROM approval ANTI JOIN wrong_payment USING (number)
+SELECT * FROM approval
+SEMI JOIN (SELECT instrument_token FROM wrong UNION SELECT instrument_token FROM correct) USING (instrument_token)
+ANTI JOIN wrong_payment USING (number)
 WHERE "at" >= (SELECT coalesce(min("at"), '-infinity') FROM wrong_payment);
 
--- Which payments are rebills: almost always the first attempt; a later one is looked for among what is left over on an instrument of
--- anybody concerned.
+-- Which payments are rebills: almost always the first attempt; a later one is looked for among what is left over.
 CREATE OR REPLACE TEMP TABLE rebill_payment AS
 SELECT c.bill_no, a.*
 FROM (FROM source_bill WHERE correct_in IS NOT NULL) c JOIN other_approval a
     ON a.reference = reference_of('rebill|' || $incident_id || '|' || c.billing_period || '|' || c.bill_cycle || '|1|1|' || c.customer_id);
 
 CREATE OR REPLACE TEMP TABLE left_over AS
-SELECT * FROM (FROM other_approval ANTI JOIN rebill_payment USING (number))
-WHERE instrument_token IN (SELECT instrument_token FROM wrong) OR instrument_token IN (SELECT instrument_token FROM correct);
+SELECT * FROM other_approval ANTI JOIN rebill_payment USING (number);
 
 CREATE OR REPLACE TEMP TABLE person AS
 SELECT DISTINCT customer_id, billing_period, bill_cycle, instrument_token FROM (
