@@ -211,6 +211,15 @@ def test_a_rebill_of_somebody_whose_wrong_charge_stands_is_unexplained(tmp_path)
     assert proof.items["why"].to_pylist() == ["charged again while the wrong charge stands"]
 
 
+def test_a_rebill_on_the_card_of_somebody_not_concerned_is_not_the_right_charge(tmp_path):
+    world = World(["void"], 1)
+    for row in world.book:
+        if row["payment_id"].startswith("r"):
+            row["instrument_token"] = "t-stranger"
+    proof = world.prove(tmp_path)
+    assert (proof.right, proof.residual_minor) == (0, world.correct[0]["amount_minor"])
+
+
 def test_a_name_explains_a_bill_left_open_but_never_one_that_pays_twice(tmp_path):
     world = World(["void"], 1)
     world.named = [{**bill("0000"), "reason": "we know", "is_written_off": False}]
