@@ -19,8 +19,9 @@ IMPORTS = ("pipeline.bootstrap",)
 FLOOR_IMPORTS = ("bench.copy_floor",)
 
 LEDGER_STAGES = {
-    "charged": "find due", "intend": "commit operations", "read_wave": "read a wave",
+    "charged": "find due", "intend": "commit operations",
     "record_batch": "record a file", "record_event": "record a file", "record_answers": "record answers", "unknown": "look up",
+    "tally": "tally",
 }  # fmt: skip
 RAIL_STAGES = {
     "introduce": "introduce cards", "write": "write files", "read_back": "read files back", "submit": "hand over",
@@ -41,20 +42,16 @@ def charge(home: str, source: str) -> dict[str, Any]:
     run = makegood.extract(source, PERIOD).run
     watch, work = Stopwatch(), Stopwatch()
 
-    def find(*arguments: Any) -> Any:
+    def find(*arguments: Any, **named: Any) -> Any:
         with watch.stage("find due"):
-            return find_due(*arguments)
+            return find_due(*arguments, **named)
 
     ledger = Timed(makegood.ledger, watch, LEDGER_STAGES)
     with makegood.rail() as real:
         rail = Timed(real, watch, RAIL_STAGES)
         sender = Sender(ledger, rail, makegood.register, makegood.business_day, StopRule(), no_progress)
-        with work.stage("prepare"):
-            release.prepare(run, ledger=ledger, find_due=find)
-        with work.stage("send"):
-            sender.send(run.run_id)
-        with work.stage("tally"):
-            outcome = release.outcome(run.run_id, ledger=ledger)
+        with work.stage("release"):
+            outcome = release.release(run, ledger=ledger, find_due=find, sender=sender)
     return {
         "seconds": sum(work.seconds.values()),
         "stages": work.seconds,

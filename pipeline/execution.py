@@ -4,7 +4,7 @@ Belongs here: sending the waves of one scope (a released run, a step of an appro
 clear or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and `remedy` for the
 remediation's verbs). Each step is committed before the next begins:
 
-1. the operations exist, each under its idempotency key: all of them before the first wave (a release), or each wave's
+1. the operations exist, each under its idempotency key: all of them before the first wave goes out (a release), or each wave's
    just in time, from what is true by then (a remediation);
 2. the wave's file - written, read back and matched to the operations, if need be while they are being committed - is recorded
    with its sequence number;
@@ -27,10 +27,14 @@ import pyarrow.compute as pc
 from pipeline.core.wave import NOT_A_FAILURE, StopRule
 from pipeline.errors import FatalError, GateClosed, OutcomeUnknown, SendingStopped
 from pipeline.ports import BatchFile, PaymentRail, Progress
-from pipeline.schema import OPERATION_SCHEMA
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
 
 ANSWER_TIMEOUT_SECONDS = 120.0
 """How long a wave waits for its answers before its operations are called unknown: many times what the acquirer needs."""
+
+
+CHARGING = ("charge", "rebill")
+"""Kinds of operation that take money from a card."""
 
 
 class Ledger(Protocol):
@@ -62,7 +66,7 @@ class Prepared:
 
     Attributes:
         operations: as committed (`OPERATION_SCHEMA`).
-        cards: the instruments it charges (`CARD_SCHEMA`); None for a wave of voids or refunds.
+        cards: the instruments it charges (`CARD_SCHEMA`), for the rail to introduce; None where it need not.
         await_commit: returns once the intents are committed, and raises what kept them from it.
     """
 
@@ -70,6 +74,17 @@ class Prepared:
     operations: pa.Table
     cards: pa.Table | None
     await_commit: Callable[[], None]
+
+
+def prepared(
+    number: int, intended: pa.Table, await_commit: Callable[[], None], *, are_cards_known: bool = False
+) -> Prepared:
+    """A wave from its intents: the columns of a stored operation, and `original_payment_id`."""
+    names = ["merchant_reference" if name == "operation_id" else name for name in intended.column_names]
+    operations = intended.rename_columns(names).select(OPERATION_SCHEMA.names).sort_by("merchant_reference")
+    is_charging = intended["kind"][0].as_py() in CHARGING
+    cards = intended.select(CARD_SCHEMA.names) if is_charging and not are_cards_known else None
+    return Prepared(number, operations.cast(OPERATION_SCHEMA), cards, await_commit)
 
 
 def always_open() -> None:
@@ -186,7 +201,7 @@ class Sender:
             operations, cards = self.ledger.read_wave(scope, wave.number)
             if wave.handed_over:
                 return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
-            if operations["kind"][0].as_py() not in ("charge", "rebill"):
+            if operations["kind"][0].as_py() not in CHARGING:
                 cards = None
             if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
                 self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")

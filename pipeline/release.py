@@ -4,18 +4,22 @@ Belongs here: who and what allows a run to be charged, and what of it is due. Do
 or sending (`execution`). Releasing twice, by any path, charges once: the operations' keys are business facts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.billing_period import BillingCalendar, BillingPeriod
 from pipeline.core.verdict import PEOPLE_NEEDED
 from pipeline.errors import GateClosed, OutsideWindow
-from pipeline.execution import Sender
-from pipeline.ports import Due, LandedRun
+from pipeline.execution import Prepared, Sender, prepared
+from pipeline.ports import Due, LandedRun, PaymentRail
+from pipeline.schema import CARD_SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Books(Protocol):
     """What a release needs of the ledger beside sending."""
 
     def charged(self, billing_period: str) -> pa.Table: ...
+    def next_wave(self, scope: str) -> int: ...
     def intend(self, scope: str, operations: pa.Table) -> None: ...
     def releasing(self, billing_period: str) -> Any: ...
     def tally(self, scope: str) -> Any: ...
@@ -108,31 +113,47 @@ def require_not_held(run_id: str, incidents: Iterable[Any]) -> None:
             )
 
 
-def prepare(
-    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due]
-) -> dict[str, dict[str, int]]:
+def prepare(run: LandedRun, *, ledger: Books, find_due: Callable[..., Due]) -> dict[str, dict[str, int]]:
     """Commit the run's due charges as operations; returns every class of row with its count and amount.
 
     Repeating it finds them charged already. One preparation of a period at a time.
     """
     with ledger.releasing(run.billing_period):
-        due = find_due(run, ledger.charged(run.billing_period))
+        due = _due(run, ledger, find_due)
         if due.operations.num_rows:
             ledger.intend(run.run_id, due.operations)
     return due.classes
 
 
-def release(
-    run: LandedRun, *, ledger: Books, find_due: Callable[[LandedRun, pa.Table], Due], sender: Sender
-) -> Released:
-    """Prepare and send a run that `require_allowed` allowed.
+def release(run: LandedRun, *, ledger: Books, find_due: Callable[..., Due], sender: Sender) -> Released:
+    """Prepare and send a run that `require_allowed` allowed: nothing goes out before all of it is committed.
 
     Raises:
         SendingStopped, FatalError, RetriableError: as `execution.Sender.send`; calling again goes on.
     """
-    classes = prepare(run, ledger=ledger, find_due=find_due)
-    sender.send(run.run_id)
-    return outcome(run.run_id, ledger=ledger, classes=classes)
+    with ledger.releasing(run.billing_period):
+        due = _due(run, ledger, find_due)
+        with closing(_waves(run.run_id, due.operations, ledger, sender.rail)) as upcoming:
+            sender.send(run.run_id, upcoming=upcoming)
+    return outcome(run.run_id, ledger=ledger, classes=due.classes)
+
+
+def _due(run: LandedRun, ledger: Books, find_due: Callable[..., Due]) -> Due:
+    return find_due(run, ledger.charged(run.billing_period), first_wave=ledger.next_wave(run.run_id))
+
+
+def _waves(scope: str, operations: pa.Table, ledger: Books, rail: PaymentRail) -> Iterator[Prepared]:
+    """The waves of `operations`, which are committed as one; meanwhile their cards are introduced and the first file is written."""
+    if not operations.num_rows:
+        return
+    numbers = operations["wave"].to_numpy()  # they rise
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="intending") as thread:
+        committed = thread.submit(ledger.intend, scope, operations)
+        rail.introduce(operations.select(CARD_SCHEMA.names))
+        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+            start, end = np.searchsorted(numbers, [number, number + 1])
+            wave = operations.slice(start, end - start)
+            yield prepared(number, wave, committed.result, are_cards_known=True)
 
 
 def outcome(run_id: str, *, ledger: Books, classes: dict[str, dict[str, int]] | None = None) -> Released:

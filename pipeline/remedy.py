@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.core.window import Window
 from pipeline.errors import FatalError, GateClosed, OutsideWindow
-from pipeline.execution import Prepared, Sender
+from pipeline.execution import Prepared, Sender, prepared
 from pipeline.ports import LiveStates
 
 
@@ -35,7 +35,6 @@ class Books(Protocol):
     def next_wave(self) -> int: ...
     def decide(self, lines: pa.Table, states: pa.Table | None, wave: int) -> tuple[pa.Table, pa.Table]: ...
     def commit(self, intended: pa.Table, deviations: pa.Table) -> None: ...
-    def for_rail(self, intended: pa.Table) -> tuple[pa.Table, pa.Table | None]: ...
     def note_deviations(self) -> None: ...
     def report(self) -> dict[str, Any]: ...
 
@@ -130,8 +129,7 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
             intended, deviations = books.decide(lines, states, number)
             committed = thread.submit(books.commit, intended, deviations)
             if intended.num_rows:
-                operations, cards = books.for_rail(intended)
-                yield Prepared(number, operations, cards, committed.result)
+                yield prepared(number, intended, committed.result)
                 number += 1
             else:
                 committed.result()

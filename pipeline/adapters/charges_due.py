@@ -11,11 +11,12 @@ from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.ports import Due, LandedRun
 
 
-def find_due(run: LandedRun, charged: pa.Table, *, held_issuers: Set[str] = frozenset()) -> Due:
+def find_due(run: LandedRun, charged: pa.Table, *, first_wave: int = 0, held_issuers: Set[str] = frozenset()) -> Due:
     """Class every row of `run` and key the due ones as operations in waves.
 
     Args:
         charged: customer_id, bill_cycle and amount_minor of what the period has been charged already.
+        first_wave: number of the first wave: one that the run does not have yet.
         held_issuers: issuers whose charges of the period an open incident is putting right.
     """
     with duck.connect() as connection:
@@ -29,13 +30,13 @@ def find_due(run: LandedRun, charged: pa.Table, *, held_issuers: Set[str] = froz
         operations = connection.execute(
             _query("charges_due_waves.sql"),
             {"billing_period": run.billing_period, "run_id": run.run_id, "canary": CANARY_SIZES[0], "second": CANARY_SIZES[1],
-             "wave_size": WAVE_SIZE},
+             "wave_size": WAVE_SIZE, "first_wave": first_wave},
         ).to_arrow_table()  # fmt: skip
     classes = {
         name: {"rows": count, "amount_minor": amount} | ({"charged_minor": before} if before else {})
         for name, count, amount, before in rows
     }
-    return Due(operations.select(OPERATION_COLUMNS), classes)
+    return Due(operations.select([*OPERATION_COLUMNS, "original_payment_id"]), classes)
 
 
 def _query(name: str) -> str:

@@ -153,6 +153,12 @@ class PostgresLedger:
 
     # -- waves --------------------------------------------------------------------------------------------------
 
+    def next_wave(self, scope: str) -> int:
+        """The number of the scope's next wave."""
+        with self._server.connect() as connection:
+            last = connection.execute("SELECT max(wave) FROM operation WHERE scope = %s", (scope,)).fetchone()[0]
+        return 0 if last is None else last + 1
+
     def waves(self, scope: str) -> list[Wave]:
         """The scope's waves in order."""
         with self._server.connect() as connection:

@@ -17,11 +17,10 @@ from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.deviations import DEVIATION_SCHEMA, SETTLED_OTHERWISE, VOIDED, keep_deviations, stage_deviations
 from pipeline.adapters.incidents import ApprovedPlan, plan_scope
-from pipeline.adapters.ledger import OPERATION_COLUMNS
+from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
 from pipeline.errors import FatalError
-from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
 
 KINDS = {"cancel": "void", "refund": "refund", "rebill": "rebill"}
 """Step of a plan, and the kind of operation it carries out."""
@@ -312,9 +311,7 @@ class PlanInProgress:
 
     def next_wave(self) -> int:
         """The number of the scope's next wave."""
-        with self._server.connect() as connection:
-            row = connection.execute("SELECT max(wave) FROM operation WHERE scope = %s", (self.scope,)).fetchone()
-        return 0 if row[0] is None else row[0] + 1
+        return PostgresLedger(self._server).next_wave(self.scope)
 
     def decide(self, lines: pa.Table, states: pa.Table | None, wave: int) -> tuple[pa.Table, pa.Table]:
         """What to do about due `lines`, now: the wave's intents, and the deviations (`DEVIATION_SCHEMA`) to keep with them.
@@ -373,14 +370,6 @@ class PlanInProgress:
                 copy_in(connection, "fresh_deviation", deviations.to_batches(), DEVIATION_SCHEMA.names)
                 keep_deviations(connection, self.incident_id, self._day)
             copy_in(connection, "operation", intended.select(OPERATION_COLUMNS).to_batches(), OPERATION_COLUMNS)
-
-    def for_rail(self, intended: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        """A wave's intents as a rail takes them (`OPERATION_SCHEMA`), and the cards they charge (`CARD_SCHEMA`) if they do."""
-        renamed = intended.rename_columns(
-            ["merchant_reference" if name == "operation_id" else name for name in intended.column_names]
-        )
-        cards = intended.select(CARD_SCHEMA.names) if self.step == "rebill" else None
-        return renamed.select(OPERATION_SCHEMA.names).sort_by("merchant_reference").cast(OPERATION_SCHEMA), cards
 
     # -- what has become of it ----------------------------------------------------------------------------------
 

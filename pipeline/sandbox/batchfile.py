@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sandbox.book import OPERATION_KEYS
+
 NAME = re.compile(r"(?P<platform>[A-Za-z0-9]+)_(?P<sequence>[0-9]{1,15})_(?P<file_type>[A-Za-z]+)\.csv")
 FILE_TYPES = ("Authorisation", "Modification")
 
@@ -54,15 +56,15 @@ def read(connection: duckdb.DuckDBPyConnection, name: str, content: bytes) -> He
     """Parse a request file into the temporary views `operation` (good lines) and `bad_line`.
 
     `operation`: line, merchant_account, merchant_reference, echo, kind (authorise, void, refund),
-    shopper_reference, instrument_token, original, amount_minor, currency. `bad_line`: line,
-    merchant_account, merchant_reference, echo, reason.
+    shopper_reference, instrument_token, original, amount_minor, currency, and the keys the book goes by
+    (`book.OPERATION_KEYS`). `bad_line`: line, merchant_account, merchant_reference, echo, reason.
 
     Raises:
         RejectedError: the file as a whole breaks the format.
     """
     header, body, line_count = _frame(name, content)
-    lines = pc.split_pattern(pa.scalar(body), "\n").values
-    if " \n" in body or "\r" in body:
+    lines = pc.split_pattern(_text(body), "\n").values
+    if b" \n" in body or b"\r" in body:
         lines = pc.utf8_rtrim_whitespace(lines)
     groups = _group(lines, line_count)
     connection.register("groups", groups)
@@ -101,21 +103,24 @@ def result(connection: duckdb.DuckDBPyConnection, header: Header) -> bytes:
     return f"{header.line}\n{header.block_header}\n{body}BT,{len(column)}\nFT,1\n".encode()
 
 
-def _frame(name: str, content: bytes) -> tuple[Header, str, int]:
-    """Header, text of the body and the number of lines its block trailer promises."""
+def _frame(name: str, content: bytes) -> tuple[Header, bytes, int]:
+    """Header, body and the number of lines its block trailer promises."""
     match = NAME.fullmatch(name)
     if not match or match["file_type"] not in FILE_TYPES:
         raise RejectedError(f"file name {name!r} is not [platform]_[sequence]_[{'|'.join(FILE_TYPES)}].csv")
     try:
-        text = content.decode("utf-8").rstrip()
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RejectedError(f"not UTF-8 at byte {error.start}") from None
-    if '"' in text:
+    if b'"' in content:
         raise RejectedError("quoted fields are not taken by this acquirer")
-    head = text.split("\n", 2)
-    if len(head) < 3 or text.count("\n") > _NEWLINES_AT_MOST:
+    records = content.rstrip()
+    body_start = records.find(b"\n", records.find(b"\n") + 1) + 1
+    body_end = records.rfind(b"\n", body_start, records.rfind(b"\n"))
+    if records.count(b"\n") > _NEWLINES_AT_MOST or not body_start:
         raise RejectedError("too few records, or too many")
-    tail = head[2].rsplit("\n", 2) if head[2].count("\n") >= 2 else ["", *head[2].split("\n")]
+    head = records[:body_start].decode().split("\n")
+    tail = records[max(body_end + 1, body_start) :].decode().split("\n")
     fields = tuple(field.strip() for field in head[0].split(","))
     if len(fields) != 10 or fields[:2] != ("FH", "1.0") or fields[3] != "Company":
         raise RejectedError("no file header [FH] of ten fields")
@@ -123,13 +128,21 @@ def _frame(name: str, content: bytes) -> tuple[Header, str, int]:
         raise RejectedError("platform, sequence or type in the header is not that of the file name")
     if not head[1].startswith("BH,1"):
         raise RejectedError("no block header [BH] numbered 1")
-    block_trailer, file_trailer = (record.strip().split(",") for record in tail[-2:])
+    if len(tail) != 2:
+        raise RejectedError("the block trailer [BT] or the file trailer [FT] is missing")
+    block_trailer, file_trailer = (record.strip().split(",") for record in tail)
     if file_trailer != ["FT", "1"]:
         raise RejectedError("the file trailer [FT] must close the file and name one block")
     if len(block_trailer) != 2 or block_trailer[0] != "BT" or not block_trailer[1].isdigit():
         raise RejectedError("no block trailer [BT]")
     header = Header(fields, fields[5], int(fields[6]), fields[8], head[1].strip())
-    return header, tail[0], int(block_trailer[1])
+    return header, records[body_start : max(body_end, body_start)], int(block_trailer[1])
+
+
+def _text(content: bytes) -> pa.Array:
+    """`content` as the one value of a text column; nothing is copied."""
+    offsets = pa.py_buffer(np.array([0, len(content)], dtype=np.int32))
+    return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(content))
 
 
 def _group(lines: pa.Array, line_count: int) -> pa.Table:
@@ -168,24 +181,25 @@ _MONEY_PROBLEM = """
     WHEN length(currency) <> 3 THEN 'currency is not a three-letter code'
     WHEN exponent IS DISTINCT FROM CAST({exponents} AS VARCHAR) THEN 'currency exponent is not that of the currency'"""
 
+_STORED_DETAIL = "SL,2,Recurring,RECURRING,"
+
 _PARSE_AUTHORISATION = f"""
 CREATE OR REPLACE TEMP TABLE parsed AS
 WITH split AS (
-    SELECT line, sub_lines, string_split(l, ',') AS lf, string_split(s1, ',') AS pd, string_split(s2, ',') AS rc,
-           string_split(s3, ',') AS si
-    FROM groups
+    SELECT line, sub_lines, string_split(l, ',') AS lf, s1, string_split(s1, ',') AS pd, s2, s3 FROM groups
 ), field AS (
     SELECT *, 'authorise' AS kind, try_number(pd[4]) AS amount_minor, pd[5] AS exponent, coalesce(pd[6], '') AS currency,
-           pd[7] AS shopper_reference, rc[5] AS instrument_token, CAST(NULL AS VARCHAR) AS original
+           pd[7] AS shopper_reference, substr(s2, length('{_STORED_DETAIL}') + 1) AS instrument_token, CAST(NULL AS VARCHAR) AS original,
+           coalesce(lf[6], '') AS merchant_reference
     FROM split
 )
-SELECT line, lf[4] AS merchant_account, coalesce(lf[6], '') AS merchant_reference, coalesce(lf[7], '') AS echo, kind,
-       shopper_reference, instrument_token, original, amount_minor, currency,
+SELECT line, lf[4] AS merchant_account, merchant_reference, coalesce(lf[7], '') AS echo, kind,
+       shopper_reference, instrument_token, original, amount_minor, currency, {OPERATION_KEYS},
        CASE {_LINE_PROBLEM}
             WHEN lf[5] <> 'Authorisation' THEN 'processing type is not Authorisation'
-            WHEN sub_lines <> 3 OR len(pd) <> 11 OR pd[1:3] <> ['SL', '1', 'PaymentDetails'] THEN 'sub-line 1 is not PaymentDetails'
-            WHEN len(rc) <> 5 OR rc[1:4] <> ['SL', '2', 'Recurring', 'RECURRING'] THEN 'sub-line 2 is not Recurring'
-            WHEN si <> ['SL', '3', 'ShopperInteraction', 'ContAuth'] THEN 'sub-line 3 is not ShopperInteraction ContAuth'
+            WHEN sub_lines <> 3 OR len(pd) <> 11 OR NOT starts_with(s1, 'SL,1,PaymentDetails,') THEN 'sub-line 1 is not PaymentDetails'
+            WHEN NOT starts_with(s2, '{_STORED_DETAIL}') OR contains(instrument_token, ',') THEN 'sub-line 2 is not Recurring'
+            WHEN s3 <> 'SL,3,ShopperInteraction,ContAuth' THEN 'sub-line 3 is not ShopperInteraction ContAuth'
             WHEN shopper_reference = '' OR instrument_token = '' THEN 'shopper reference or stored detail is missing'
             {_MONEY_PROBLEM} END AS problem
 FROM field"""
@@ -193,18 +207,18 @@ FROM field"""
 _PARSE_MODIFICATION = f"""
 CREATE OR REPLACE TEMP TABLE parsed AS
 WITH split AS (
-    SELECT line, sub_lines, string_split(l, ',') AS lf, string_split(s1, ',') AS sl FROM groups
+    SELECT line, sub_lines, string_split(l, ',') AS lf, s1, string_split(s1, ',') AS sl FROM groups
 ), field AS (
     SELECT *, CASE lf[5] WHEN 'Cancel' THEN 'void' WHEN 'Refund' THEN 'refund' END AS kind, try_number(sl[5]) AS amount_minor,
            sl[6] AS exponent, sl[7] AS currency, sl[4] AS original, CAST(NULL AS VARCHAR) AS shopper_reference,
-           CAST(NULL AS VARCHAR) AS instrument_token
+           CAST(NULL AS VARCHAR) AS instrument_token, coalesce(lf[6], '') AS merchant_reference
     FROM split
 )
-SELECT line, lf[4] AS merchant_account, coalesce(lf[6], '') AS merchant_reference, coalesce(lf[7], '') AS echo, kind,
-       shopper_reference, instrument_token, original, amount_minor, currency,
+SELECT line, lf[4] AS merchant_account, merchant_reference, coalesce(lf[7], '') AS echo, kind,
+       shopper_reference, instrument_token, original, amount_minor, currency, {OPERATION_KEYS},
        CASE {_LINE_PROBLEM}
             WHEN kind IS NULL THEN 'processing type is neither Cancel nor Refund'
-            WHEN sub_lines <> 1 OR sl[1:3] <> ['SL', '1', lf[5]] THEN 'sub-line 1 is not of the processing type'
+            WHEN sub_lines <> 1 OR NOT starts_with(s1, concat('SL,1,', lf[5], ',')) THEN 'sub-line 1 is not of the processing type'
             WHEN len(sl) <> CASE kind WHEN 'void' THEN 4 ELSE 7 END THEN 'wrong number of fields in sub-line 1'
             WHEN original = '' THEN 'original reference is missing'
             WHEN kind = 'void' THEN NULL {_MONEY_PROBLEM} END AS problem

@@ -8,7 +8,7 @@ An operation the faults set aside has no outcome yet.
 
 from datetime import timedelta
 
-from pipeline.sandbox.book import Book
+from pipeline.sandbox.book import OPERATION_KEYS, Book
 
 
 def book_operations(book: Book, *, from_held: bool = False) -> None:
@@ -45,7 +45,9 @@ def release_held(book: Book, condition: str) -> None:
         "DELETE FROM held WHERE (merchant_reference, kind) IN (SELECT (merchant_reference, kind) FROM released)"
     )
     for kinds in ("kind = 'authorise'", "kind <> 'authorise'"):
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW operation AS FROM released WHERE {kinds}")
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW operation AS SELECT *, {OPERATION_KEYS} FROM released WHERE {kinds}"
+        )
         book_operations(book, from_held=True)
     connection.commit()
 
@@ -53,26 +55,28 @@ def release_held(book: Book, condition: str) -> None:
 def _sort_out(book: Book, table: str) -> bool:
     """Leave `known`, the rows of `table` some operations repeat, and `fresh`, the operations never seen; was anything repeated?"""
     connection = book.connection
-    connection.execute(
-        """CREATE OR REPLACE TEMP TABLE fresh AS
-           SELECT *, md5_number_lower(merchant_reference) AS reference_key, try_number(original) AS payment_no FROM operation"""
-    )
     # Almost always nothing is known, and the narrow key says so several times faster than the references.
-    is_known = book.one(f"SELECT EXISTS (FROM {table} SEMI JOIN fresh USING (reference_key))")
+    is_known = book.one(f"SELECT EXISTS (FROM {table} SEMI JOIN operation USING (reference_key))")
+    is_repeated = book.one("SELECT count(DISTINCT (reference_key, kind)) < count(*) FROM operation")
     same = "reference_key, merchant_reference" + (", kind" if table == "modification" else "")
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE known AS FROM {table} SEMI JOIN fresh USING ({same}) WHERE {is_known}"
+        f"CREATE OR REPLACE TEMP TABLE known AS FROM {table} SEMI JOIN operation USING ({same}) WHERE {is_known}"
     )
-    connection.execute(f"DELETE FROM fresh WHERE {is_known} AND ({same}) IN (SELECT ({same}) FROM known)")
-    connection.execute(
-        "DELETE FROM fresh WHERE (merchant_reference, kind) IN (SELECT (merchant_reference, kind) FROM held)"
-    )
-    is_repeated = book.one("SELECT count(DISTINCT (reference_key, kind)) < count(*) FROM fresh")
+    connection.execute("CREATE OR REPLACE TEMP VIEW fresh AS FROM operation")
+    if is_known:
+        _keep_fresh(book, f"({same}) NOT IN (SELECT ({same}) FROM known)")
+    if book.one("SELECT EXISTS (FROM held)"):
+        _keep_fresh(book, "(merchant_reference, kind) NOT IN (SELECT (merchant_reference, kind) FROM held)")
     if is_repeated:
-        connection.execute(
-            "DELETE FROM fresh WHERE line NOT IN (SELECT min(line) FROM fresh GROUP BY merchant_reference, kind)"
-        )
+        _keep_fresh(book, "line IN (SELECT min(line) FROM operation GROUP BY merchant_reference, kind)")
     return is_known or is_repeated
+
+
+def _keep_fresh(book: Book, condition: str) -> None:
+    """Leave in `fresh` what meets `condition`."""
+    book.connection.execute(f"CREATE OR REPLACE TEMP TABLE kept AS FROM fresh WHERE {condition}")
+    book.connection.execute("CREATE OR REPLACE TEMP TABLE still_fresh AS FROM kept")
+    book.connection.execute("CREATE OR REPLACE TEMP VIEW fresh AS FROM still_fresh")
 
 
 def _set_aside(book: Book, from_held: bool) -> str:
@@ -86,7 +90,7 @@ def _set_aside(book: Book, from_held: bool) -> str:
                 FROM fresh WHERE {late}""",
             {"due": book.now() + timedelta(seconds=int(book.settings["late_seconds"]))},
         )
-        book.connection.execute(f"DELETE FROM fresh WHERE {late}")
+        _keep_fresh(book, f"NOT ({late})")
     return book.share("timeout_after_accept", "merchant_reference")
 
 
@@ -94,10 +98,12 @@ def _authorise(book: Book, from_held: bool) -> None:
     connection, now = book.connection, book.now()
     repeats = _sort_out(book, "payment")
     silent = _set_aside(book, from_held)
-    connection.execute(_USED_OF_LIMITED)
+    cards = book.cards_of("fresh")
+    connection.execute(_USED_OF_LIMITED.format(cards=cards))
     cutoff = book.cutoff(now)
     connection.execute(
         _DECIDE_AUTHORISATION.format(
+            cards=cards,
             silent=silent,
             closed_card=book.share("closed_card", "instrument_token"),
             over_limit=book.share("over_limit", "merchant_reference"),
@@ -160,7 +166,7 @@ SELECT 0 AS line, '' AS status, 0 AS reference, true AS silent, '' AS code, '' A
 # Lines of the same file count even if they are declined: an issuer may be stricter than it has to be.
 _USED_OF_LIMITED = """
 CREATE OR REPLACE TEMP TABLE limited AS
-SELECT instrument_token, limit_minor, balance_minor FROM card SEMI JOIN fresh USING (instrument_token)
+SELECT instrument_token, limit_minor, balance_minor FROM {cards} SEMI JOIN fresh USING (instrument_token)
 WHERE limit_minor IS NOT NULL OR balance_minor IS NOT NULL;
 CREATE OR REPLACE TEMP TABLE used AS
 SELECT instrument_token, CAST(sum(p.amount_minor - coalesce(m.undone_minor, 0)) AS BIGINT) AS used_minor
@@ -176,7 +182,7 @@ _DECIDE_AUTHORISATION = """
 CREATE OR REPLACE TEMP TABLE decided AS
 WITH asked AS (
     SELECT f.*, c.payment_method, c.status, c.limit_minor, c.balance_minor, c.instrument_token IS NULL AS is_unknown, u.would_be_used
-    FROM fresh f LEFT JOIN (FROM card SEMI JOIN fresh USING (instrument_token)) c USING (instrument_token)
+    FROM fresh f LEFT JOIN {cards} c USING (instrument_token)
     LEFT JOIN would_be_used u USING (line)
 )
 SELECT line, $base + line AS payment_no, reference_key, merchant_reference, instrument_token, payment_method, amount_minor, currency,

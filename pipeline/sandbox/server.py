@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.sandbox import batchfile
 from pipeline.sandbox.batchfile import RejectedError, write_whole
-from pipeline.sandbox.book import Book
+from pipeline.sandbox.book import OPERATION_KEYS, Book
 from pipeline.sandbox.inquiry import export_book, inquire
 from pipeline.sandbox.rules import book_due, book_operations
 from pipeline.sandbox.settlement import settle
@@ -237,7 +237,9 @@ class Counter:
                 case "support_refund":
                     amount = "e.amount_minor" if "amount_minor" in table.column_names else "NULL"
                     connection.execute(_SUPPORT_REFUND.format(amount=amount), {"id": request_id})
-                    connection.execute("CREATE OR REPLACE TEMP VIEW operation AS FROM given_back")
+                    connection.execute(
+                        f"CREATE OR REPLACE TEMP VIEW operation AS SELECT *, {OPERATION_KEYS} FROM given_back"
+                    )
                     book_operations(self.book, from_held=True)
                     done = self.book.one("SELECT count(*) FROM outcome WHERE status = 'succeeded'")
                 case "dispute":
@@ -247,9 +249,7 @@ class Counter:
                         [self.book.now()],
                     ).fetchone()[0]
                 case "close_card":
-                    done = connection.execute(
-                        "UPDATE card SET status = 'closed' WHERE instrument_token IN (SELECT instrument_token FROM event)"
-                    ).fetchone()[0]
+                    done = self.book.close_cards("SELECT instrument_token FROM event")
                 case _:
                     raise ValueError(f"no event {kind!r}: there are support_refund, dispute, close_card")
             connection.commit()

@@ -6,12 +6,15 @@ import sys
 import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import release
+from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.bootstrap import Makegood
 from pipeline.core.billing_period import BillingPeriod
@@ -97,17 +100,38 @@ def test_releasing_twice_charges_once(month):
     assert month.approvals() == expected(table)
 
 
+def test_charges_that_were_on_hold_are_charged_once_the_hold_is_over(month):
+    table = bills(30)
+    issuers = pa.array(["held" if row < 12 else "other" for row in range(30)])
+    table, held, on_hold = (
+        table.set_column(table.column_names.index("issuer"), "issuer", issuers),
+        frozenset({"held"}),
+        12,
+    )
+    run, app = month.land(table), month.app()
+    with app.rail() as rail:
+        first = release.release(
+            app.lake.find(run),
+            ledger=app.ledger,
+            find_due=partial(find_due, held_issuers=held),
+            sender=app._sender(rail),
+        )
+    assert (first.charged, first.not_charged["on_hold"]["rows"]) == (30 - on_hold, on_hold)
+    assert month.app().release(run).charged == 30
+    assert month.approvals() == expected(table)
+
+
 def test_two_releases_at_once_charge_once(month):
     table = bills(1_100)
     run = month.land(table)
     results, start = [], threading.Barrier(2)
 
-    def release() -> None:
+    def release_it() -> None:
         start.wait()
         results.append(month.app().release(run))
 
     with month.app().rail():  # one acquirer for both
-        threads = [threading.Thread(target=release) for _ in range(2)]
+        threads = [threading.Thread(target=release_it) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
