@@ -65,6 +65,7 @@ REFUSALS = {
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS setting (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
+CREATE TABLE IF NOT EXISTS version_of_keys (value VARCHAR);
 CREATE TABLE IF NOT EXISTS card (
     instrument_token VARCHAR, payment_method VARCHAR, issuer VARCHAR, status VARCHAR, limit_minor BIGINT, balance_minor BIGINT);
 CREATE TABLE IF NOT EXISTS batch_file (
@@ -83,10 +84,13 @@ CREATE TABLE IF NOT EXISTS held (
     merchant_reference VARCHAR, kind VARCHAR, instrument_token VARCHAR, original VARCHAR, amount_minor BIGINT, currency VARCHAR,
     due_at TIMESTAMP, inquiries INTEGER);
 """
-# `reference_key` is 64 bits of the reference's MD5: narrow enough to look for 50,000 references among millions.
+# `reference_key` is a hash of the reference, 64 bits wide: narrow enough to look for 50,000 references among millions.
 # `silent` operations are booked and never answered in a result file; `refusal` is NULL where the answer was yes.
 
-OPERATION_KEYS = "md5_number_lower(merchant_reference) AS reference_key, try_number(original) AS payment_no"
+REFERENCE_KEY = "hash(merchant_reference)"
+"""SQL of `reference_key`; another version of DuckDB may hash otherwise, see `Book`."""
+
+OPERATION_KEYS = f"{REFERENCE_KEY} AS reference_key, try_number(original) AS payment_no"
 """SQL of what an operation is looked up by, from its columns."""
 
 # A cast alone would round 7.5 to 8, and take blanks and signs.
@@ -112,6 +116,7 @@ class Book:
         self.connection.execute(_REFUSAL_TABLE)
         self.connection.execute(_TRY_NUMBER)
         self.connection.execute("CREATE TEMP TABLE newest_card AS FROM card LIMIT 0")
+        self._key_by_this_version()
         self._settings = DEFAULTS | dict(self.connection.execute("SELECT name, value FROM setting").fetchall())
         self._next_number = max(
             REFERENCE_BASE,
@@ -121,6 +126,19 @@ class Book:
         self._next_acquisition: datetime | None = None
         self._find_next_acquisition()
         self.unsettled_since = self.one(f"SELECT min(happened_at) FROM ({UNSETTLED})")
+
+    def _key_by_this_version(self) -> None:
+        """Derive the keys of all references anew where another version of DuckDB has made them."""
+        if self.one("SELECT value FROM version_of_keys") == duckdb.__version__:
+            return
+        self.connection.execute(
+            f"""BEGIN;
+                UPDATE payment SET reference_key = {REFERENCE_KEY};
+                UPDATE modification SET reference_key = {REFERENCE_KEY};
+                DELETE FROM version_of_keys;
+                INSERT INTO version_of_keys VALUES ('{duckdb.__version__}');
+                COMMIT"""
+        )
 
     def close(self) -> None:
         self.connection.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.sandbox.book import Book
+from pipeline.sandbox.book import REFERENCE_KEY, Book
 from pipeline.sandbox.rules import book_due, find_states, release_held
 
 
@@ -65,7 +65,7 @@ def export_book(book: Book, to: Path) -> int:
     return book.one("SELECT num_rows FROM parquet_file_metadata(?)", str(to))
 
 
-_REFERENCE_KEY = "md5_number_lower(merchant_reference) AS reference_key"
+_REFERENCE_KEY = f"{REFERENCE_KEY} AS reference_key"
 _PAYMENT_KEY = "try_number(payment_id) AS payment_no"
 
 _FIND_BY_REFERENCE = """

@@ -167,6 +167,26 @@ def test_one_reference_twice_in_a_file_is_booked_once_and_answered_twice(counter
     assert counter.book.one("SELECT count(*) FROM payment") == 1
 
 
+def test_a_reference_is_known_again_after_another_version_of_the_database_has_hashed_it(counter):
+    take(counter, *charge_file(1, ("once", "t", 100)))
+    counter.book.connection.execute("UPDATE payment SET reference_key = 0; UPDATE version_of_keys SET value = '0.1'")
+    counter.close()
+    later = Counter(counter.folder)
+    try:
+        take(later, *charge_file(2, ("once", "t", 100)))
+        assert later.book.one("SELECT count(*) FROM payment") == 1
+    finally:
+        later.close()
+
+
+def test_a_card_that_was_closed_after_it_was_introduced_is_charged_nothing(counter):
+    take(counter, *charge_file(1, ("a", "t", 100)))
+    counter.answer("event", {"kind": "close_card", "instrument_token": "t"}, None, request_id="r")
+    take(counter, *charge_file(2, ("b", "t", 100)))
+    refusals = counter.book.connection.execute("SELECT refusal FROM payment ORDER BY payment_no").fetchall()
+    assert refusals == [(None,), ("closed_card",)]
+
+
 def test_thousands_of_lines_are_booked_to_the_won(counter):
     lines = [(f"ref-{n}", "t", n) for n in range(1, 5001)]
     _, result = take(counter, *charge_file(1, *lines))
