@@ -27,14 +27,10 @@ import pyarrow.compute as pc
 from pipeline.core.wave import NOT_A_FAILURE, StopRule
 from pipeline.errors import FatalError, GateClosed, OutcomeUnknown, SendingStopped
 from pipeline.ports import BatchFile, PaymentRail, Progress
-from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
+from pipeline.schema import OPERATION_SCHEMA
 
 ANSWER_TIMEOUT_SECONDS = 120.0
 """How long a wave waits for its answers before its operations are called unknown: many times what the acquirer needs."""
-
-
-CHARGING = ("charge", "rebill")
-"""Kinds of operation that take money from a card."""
 
 
 class Ledger(Protocol):
@@ -62,29 +58,23 @@ class KillSwitch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A wave whose intents are committed, or are just being.
+    """A wave whose intents are committed, or are just being; the cards it charges have been introduced.
 
     Attributes:
         operations: as committed (`OPERATION_SCHEMA`).
-        cards: the instruments it charges (`CARD_SCHEMA`), for the rail to introduce; None where it need not.
         await_commit: returns once the intents are committed, and raises what kept them from it.
     """
 
     number: int
     operations: pa.Table
-    cards: pa.Table | None
     await_commit: Callable[[], None]
 
 
-def prepared(
-    number: int, intended: pa.Table, await_commit: Callable[[], None], *, are_cards_known: bool = False
-) -> Prepared:
+def prepared(number: int, intended: pa.Table, await_commit: Callable[[], None]) -> Prepared:
     """A wave from its intents: the columns of a stored operation, and `original_payment_id`."""
     names = ["merchant_reference" if name == "operation_id" else name for name in intended.column_names]
     operations = intended.rename_columns(names).select(OPERATION_SCHEMA.names).sort_by("merchant_reference")
-    is_charging = intended["kind"][0].as_py() in CHARGING
-    cards = intended.select(CARD_SCHEMA.names) if is_charging and not are_cards_known else None
-    return Prepared(number, operations.cast(OPERATION_SCHEMA), cards, await_commit)
+    return Prepared(number, operations.cast(OPERATION_SCHEMA), await_commit)
 
 
 def always_open() -> None:
@@ -196,17 +186,15 @@ class Sender:
     def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
         """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""
         if isinstance(wave, Prepared):
-            operations, cards = wave.operations, wave.cards
+            operations = wave.operations
         else:
             operations, cards = self.ledger.read_wave(scope, wave.number)
             if wave.handed_over:
                 return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
-            if operations["kind"][0].as_py() not in CHARGING:
-                cards = None
+            if operations["kind"][0].as_py() in ("charge", "rebill"):
+                self.rail.introduce(cards)
             if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
                 self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
-        if cards is not None:
-            self.rail.introduce(cards)
         sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
         file = self.rail.write(operations, sequence=sequence, echo=f"{scope} wave {wave.number}")
         require_match(self.rail.read_back(file), operations, file)

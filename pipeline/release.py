@@ -153,7 +153,7 @@ def _waves(scope: str, operations: pa.Table, ledger: Books, rail: PaymentRail) -
         for number in range(int(numbers[0]), int(numbers[-1]) + 1):
             start, end = np.searchsorted(numbers, [number, number + 1])
             wave = operations.slice(start, end - start)
-            yield prepared(number, wave, committed.result, are_cards_known=True)
+            yield prepared(number, wave, committed.result)
 
 
 def outcome(run_id: str, *, ledger: Books, classes: dict[str, dict[str, int]] | None = None) -> Released:

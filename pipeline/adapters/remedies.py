@@ -21,6 +21,7 @@ from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
 from pipeline.errors import FatalError
+from pipeline.schema import CARD_SCHEMA
 
 KINDS = {"cancel": "void", "refund": "refund", "rebill": "rebill"}
 """Step of a plan, and the kind of operation it carries out."""
@@ -308,6 +309,13 @@ class PlanInProgress:
         for name in chosen.column_names:
             lines = lines.append_column(name, chosen[name])
         return lines
+
+    def cards(self) -> pa.Table:
+        """The cards that the due lines charge (`CARD_SCHEMA`); none where they undo."""
+        if self.step != "rebill":
+            return CARD_SCHEMA.empty_table()
+        charged = self._plan.lines.select([RENAMED[name] for name in CARD_SCHEMA.names]).take(self._due["line"])
+        return charged.rename_columns(CARD_SCHEMA.names)
 
     def next_wave(self) -> int:
         """The number of the scope's next wave."""

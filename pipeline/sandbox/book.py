@@ -41,9 +41,6 @@ DEFAULTS = {
 }
 """Settings by name, all text; kept in the book, so that a restart changes nothing."""
 
-NEWEST_CARDS_MAX = 100_000
-"""Cards of one file that are kept at hand for the operations to come: two waves; a month's would fill the memory."""
-
 SHARES = ("insufficient_funds", "over_limit", "closed_card", "timeout_after_accept", "late_success")
 
 REFUSALS = {
@@ -115,7 +112,6 @@ class Book:
         self.connection.execute(_TABLES)
         self.connection.execute(_REFUSAL_TABLE)
         self.connection.execute(_TRY_NUMBER)
-        self.connection.execute("CREATE TEMP TABLE newest_card AS FROM card LIMIT 0")
         self._key_by_this_version()
         self._settings = DEFAULTS | dict(self.connection.execute("SELECT name, value FROM setting").fetchall())
         self._next_number = max(
@@ -237,15 +233,14 @@ class Book:
             "CREATE OR REPLACE TEMP TABLE dropped_file AS FROM read_parquet(?, hive_partitioning = FALSE)", [str(path)]
         )
         # Nearly every card is known, and as it is said: only those of the file are looked at, and seldom one is written.
-        self.connection.execute(_FIND_NEWEST_CARDS)
         self.connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE changed AS
+            f"""CREATE OR REPLACE TEMP TABLE known_card AS FROM card SEMI JOIN dropped_file USING (instrument_token);
+                CREATE OR REPLACE TEMP TABLE changed AS
                 SELECT DISTINCT d.instrument_token, d.payment_method, d.issuer, coalesce({status}, 'open') AS status,
                     CAST({limit} AS BIGINT) AS limit_minor, CAST({balance} AS BIGINT) AS balance_minor
-                FROM dropped_file d LEFT JOIN newest_card c USING (instrument_token)
-                EXCEPT FROM newest_card"""
+                FROM dropped_file d LEFT JOIN known_card c USING (instrument_token)
+                EXCEPT FROM known_card"""
         )
-        is_a_wave = self.one("SELECT count(*) FROM dropped_file") <= NEWEST_CARDS_MAX
         if self.one("SELECT EXISTS (FROM changed)"):
             self.connection.execute(
                 """BEGIN;
@@ -253,31 +248,10 @@ class Book:
                    INSERT INTO card FROM changed;
                    COMMIT"""
             )
-            if is_a_wave:
-                self.connection.execute(_FIND_NEWEST_CARDS)
-        if not is_a_wave:
-            self.connection.execute(
-                "DROP TABLE dropped_file; DROP TABLE changed; CREATE OR REPLACE TEMP TABLE newest_card AS FROM card LIMIT 0"
-            )
+        self.connection.execute(
+            "DROP TABLE dropped_file; DROP TABLE known_card; DROP TABLE changed"
+        )  # a month's are many
 
-    def close_cards(self, tokens: str) -> int:
-        """Close the cards that `tokens` (SQL of `instrument_token`) names; answers how many they are."""
-        self.connection.execute("DELETE FROM newest_card")
-        return self.connection.execute(
-            f"UPDATE card SET status = 'closed' WHERE instrument_token IN ({tokens})"
-        ).fetchone()[0]
-
-    def cards_of(self, operations: str) -> str:
-        """SQL of the cards that the view `operations` names: what one charges was as a rule introduced just now."""
-        if self.one(f"SELECT EXISTS (FROM {operations} ANTI JOIN newest_card USING (instrument_token))"):
-            return f"(FROM card SEMI JOIN {operations} USING (instrument_token))"
-        return "newest_card"
-
-
-_FIND_NEWEST_CARDS = (
-    "CREATE OR REPLACE TEMP TABLE newest_card AS FROM card SEMI JOIN dropped_file USING (instrument_token)"
-)
-"""The cards of the newest file, as the book has them: a copy, for as long as no card changes otherwise."""
 
 UNSETTLED = """SELECT happened_at FROM acquisition WHERE settlement_batch IS NULL
     UNION ALL SELECT happened_at FROM modification WHERE settlement_batch IS NULL AND kind = 'refund' AND refusal IS NULL"""

@@ -98,12 +98,10 @@ def _authorise(book: Book, from_held: bool) -> None:
     connection, now = book.connection, book.now()
     repeats = _sort_out(book, "payment")
     silent = _set_aside(book, from_held)
-    cards = book.cards_of("fresh")
-    connection.execute(_USED_OF_LIMITED.format(cards=cards))
+    connection.execute(_USED_OF_LIMITED)
     cutoff = book.cutoff(now)
     connection.execute(
         _DECIDE_AUTHORISATION.format(
-            cards=cards,
             silent=silent,
             closed_card=book.share("closed_card", "instrument_token"),
             over_limit=book.share("over_limit", "merchant_reference"),
@@ -166,7 +164,7 @@ SELECT 0 AS line, '' AS status, 0 AS reference, true AS silent, '' AS code, '' A
 # Lines of the same file count even if they are declined: an issuer may be stricter than it has to be.
 _USED_OF_LIMITED = """
 CREATE OR REPLACE TEMP TABLE limited AS
-SELECT instrument_token, limit_minor, balance_minor FROM {cards} SEMI JOIN fresh USING (instrument_token)
+SELECT instrument_token, limit_minor, balance_minor FROM card SEMI JOIN fresh USING (instrument_token)
 WHERE limit_minor IS NOT NULL OR balance_minor IS NOT NULL;
 CREATE OR REPLACE TEMP TABLE used AS
 SELECT instrument_token, CAST(sum(p.amount_minor - coalesce(m.undone_minor, 0)) AS BIGINT) AS used_minor
@@ -182,7 +180,7 @@ _DECIDE_AUTHORISATION = """
 CREATE OR REPLACE TEMP TABLE decided AS
 WITH asked AS (
     SELECT f.*, c.payment_method, c.status, c.limit_minor, c.balance_minor, c.instrument_token IS NULL AS is_unknown, u.would_be_used
-    FROM fresh f LEFT JOIN {cards} c USING (instrument_token)
+    FROM fresh f LEFT JOIN (FROM card SEMI JOIN fresh USING (instrument_token)) c USING (instrument_token)
     LEFT JOIN would_be_used u USING (line)
 )
 SELECT line, $base + line AS payment_no, reference_key, merchant_reference, instrument_token, payment_method, amount_minor, currency,
