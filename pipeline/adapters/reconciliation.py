@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -118,6 +119,9 @@ class Reconciliation:
         self._server, self._incident_id, self._today = server, incident_id, today
         self._database = duck.connect()
         self._alone = contextlib.ExitStack()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="entering")
+        self._books = contextlib.ExitStack()
+        self._connection: psycopg.Connection | None = None
 
     def __enter__(self) -> "Reconciliation":
         connection = self._alone.enter_context(self._server.connect())
@@ -130,9 +134,15 @@ class Reconciliation:
             raise RetriableError("another reconciliation is at work; try again when it has finished") from None
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
-        self._alone.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._thread.shutdown()
+        try:
+            if self._connection and not any(exception):
+                self._connection.rollback()  # what `record` has not committed was not meant
+            self._books.__exit__(*exception)
+        finally:
+            self._database.close()
+            self._alone.close()
 
     # -- what was found before ----------------------------------------------------------------------------------
 
@@ -181,6 +191,7 @@ class Reconciliation:
         ):
             self._load(name, self._fetch(query, schema))
         self._run("match.sql")
+        self._begin_entering()
         self._database.execute("DROP TABLE line; DROP TABLE succeeded")
         breaks = self._breaks(self._against_plan(list(plans)))
         matched = self._database.execute(
@@ -270,23 +281,37 @@ class Reconciliation:
         Returns:
             `entered` (operations entered as settled), `new_breaks`, `resolved`.
         """
-        with self._server.connect() as connection:
-            for file in files:
-                connection.execute(
-                    "INSERT INTO settlement_file (sha256, name, batch_number, row_count, debit_minor, credit_minor)"
-                    " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    (file.sha256, file.name, file.batch_number, file.row_count, file.debit_minor, file.credit_minor),
-                )
-            return {"entered": self._enter(connection), **self._keep_breaks(connection, breaks)}
+        entered = self._entering.result()
+        for file in files:
+            self._connection.execute(
+                "INSERT INTO settlement_file (sha256, name, batch_number, row_count, debit_minor, credit_minor)"
+                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (file.sha256, file.name, file.batch_number, file.row_count, file.debit_minor, file.credit_minor),
+            )
+        self._enter_returned_elsewhere(self._connection)
+        kept = self._keep_breaks(self._connection, breaks)
+        self._connection.commit()
+        return {"entered": entered, **kept}
 
-    def _enter(self, connection: psycopg.Connection) -> int:
+    def _begin_entering(self) -> None:
+        """Have the entries of what is settled appended while the rest is looked into; nothing is committed before `record`."""
+        self._connection = self._books.enter_context(self._server.connect())
+        self._entering = self._thread.submit(self._enter, self._connection, self._database.cursor())
+
+    def _enter(self, connection: psycopg.Connection, database: duckdb.DuckDBPyConnection) -> int:
         """Append the entries of what is settled and was not entered before; returns their number."""
         fresh = "FROM matched WHERE NOT is_entered"
-        kinds = [row[0] for row in self._database.execute(f"SELECT DISTINCT kind {fresh}").fetchall()]
         entered = 0
-        for kind in kinds:
-            query = f"SELECT operation_id, amount_minor, currency, settled_on {fresh} AND kind = '{kind}' ORDER BY operation_id"
-            entered += self._copy_entries(connection, query, settlement_posting(kind))
+        for (kind,) in database.execute(f"SELECT DISTINCT kind {fresh}").fetchall():
+            posting = settlement_posting(kind)
+            reader = database.execute(
+                f"SELECT operation_id, '{posting.step}' AS step, '{posting.debit}' AS debit, '{posting.credit}' AS credit,"
+                f" amount_minor, currency, settled_on AS effective_on {fresh} AND kind = '{kind}' ORDER BY operation_id"
+            ).to_arrow_reader(100_000)
+            entered += copy_in(connection, "further_entry", reader, reader.schema.names)
+        return entered
+
+    def _enter_returned_elsewhere(self, connection: psycopg.Connection) -> None:
         for (reference,) in self._database.execute("SELECT modification_reference FROM returned_elsewhere").fetchall():
             posting = returned_elsewhere_posting(reference)
             connection.execute(
@@ -294,14 +319,6 @@ class Reconciliation:
                 " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 self._returned(reference, posting),
             )
-        return entered
-
-    def _copy_entries(self, connection: psycopg.Connection, query: str, posting: Posting) -> int:
-        reader = self._database.execute(
-            f"SELECT operation_id, '{posting.step}' AS step, '{posting.debit}' AS debit, '{posting.credit}' AS credit,"
-            f" amount_minor, currency, settled_on AS effective_on FROM ({query})"
-        ).to_arrow_reader(100_000)
-        return copy_in(connection, "further_entry", reader, reader.schema.names)
 
     def _returned(self, reference: str, posting: Posting) -> tuple[Any, ...]:
         row = self._database.execute(

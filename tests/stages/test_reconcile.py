@@ -12,6 +12,8 @@ from pipeline.adapters import postgres
 from pipeline.adapters.closings import Closings
 from pipeline.adapters.deviations import CameBack
 from pipeline.adapters.postgres import conninfo
+from pipeline.adapters.reconciliation import Reconciliation
+from pipeline.errors import FatalError
 from pipeline.reconcile import keep_what_came_back, to_text
 from pipeline.settings import Settings
 from tests.remediation_world import ELEVENTH, TWELFTH, Customer, World, people
@@ -53,6 +55,19 @@ def test_what_was_meant_done_and_settled_agrees_and_is_entered_once(settlement):
     assert settlement.reconcile().entered == 0
     assert settlement.settled() == settled
     assert "breaks: " in to_text(result.to_json())
+
+
+@pytest.mark.parametrize("stage", ["_against_plan", "_keep_breaks"])
+def test_a_reconciliation_that_fails_enters_nothing_and_the_next_one_everything(settlement, monkeypatch, stage):
+    def fail(*_: object) -> None:
+        raise FatalError("the plan cannot be read")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Reconciliation, stage, fail)
+        with pytest.raises(FatalError, match="cannot be read"):
+            settlement.reconcile()
+    assert settlement.settled() == []
+    assert settlement.reconcile().entered == 8
 
 
 def test_a_claim_without_a_line_is_missing_only_once_it_is_late(settlement):
