@@ -6,6 +6,7 @@ Belongs here: handing one stage's result to the next. Does not: any rule of a st
 
 import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date, datetime
 from functools import cached_property, partial
@@ -420,22 +421,30 @@ class Remediation(Installation):
             breaks=self.closings.open_breaks(incident),
         )  # fmt: skip
         named = self.closings.named(incident)
-        proof = self._prove(incident, named)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="counting") as thread:
+            counted = thread.submit(self._counted, incident)  # the proof leaves the database nothing to do
+            proof = self._prove(incident, named)
+        untold, balances = counted.result()
         close_stage.require_proven(incident_id, proof, accepted=accept_open)
         if accept_open and proof.count("open"):
             self.closings.write_off(incident, effective_on=self.business_day)
             proof = self._prove(incident, _written_off(proof.items, accept_open))
+            balances = self.closings.balances(incident)
         kept = self._keep_case(incident)
-        record = proof.to_json() | {"accepted_open": accept_open, "untold": self.closings.untold(incident)}
+        record = proof.to_json() | {"accepted_open": accept_open, "untold": untold}
         self.closings.close(incident, record, login=self.settings.login, password=self.settings.password, user=user)
         page = self.render_incident(incident_id)
         folder = self.settings.home / "incidents" / incident_id
         return {
             "incident_id": incident_id, "state": "closed", "residual_minor": proof.residual_minor, "breaks": reconciled.break_count,
-            "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": record["untold"],
-            "regression_case": kept, "balances": self.closings.balances(incident), "book": str(folder / "book.parquet"),
+            "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": untold,
+            "regression_case": kept, "balances": balances, "book": str(folder / "book.parquet"),
             "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(), "report": str(page),
         }  # fmt: skip
+
+    def _counted(self, incident: Incident) -> tuple[int, dict[str, int]]:
+        """Messages that are due and not sent, and what the incident left on every account."""
+        return self.closings.untold(incident), self.closings.balances(incident)
 
     def _keep_case(self, incident: Incident) -> bool:
         """Keep the wrong run with the history it was judged against; False for charges that no run of ours made."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
+from pipeline.adapters import duck
 from pipeline.adapters.bulk import fetch
 from pipeline.adapters.incidents import Incident
 from pipeline.adapters.postgres import Server, conninfo
@@ -21,6 +22,31 @@ WRONG_SCHEMA = pa.schema(
 
 BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("bill_cycle", pa.int64()), ("first", pa.int64())])
 """A bill that was charged outside an incident; `first` is the lowest occurrence of its charges there, 0 for a rebill."""
+
+_MEANT_SCHEMA = pa.schema(
+    [("operation_id", pa.uuid()), *(WRONG_SCHEMA.field(name) for name in WRONG_SCHEMA.names[1:-1])]
+)
+_MEANT = sql.SQL(
+    "SELECT o.operation_id, o.customer_id, o.bill_cycle, o.occurrence, o.charge_id, o.amount_minor, o.currency, o.payment_method,"
+    " o.issuer, o.instrument_token, CASE WHEN u.operation_id IS NOT NULL THEN 'unknown' WHEN w.scope IS NOT NULL THEN 'sent'"
+    " ELSE 'not_sent' END FROM operation o LEFT JOIN unanswered u USING (operation_id)"
+    " LEFT JOIN (SELECT DISTINCT scope, wave FROM wave_state WHERE handed_over AND NOT rejected) w"
+    " ON w.scope = o.scope AND w.wave = o.wave WHERE o.kind = 'charge' AND {cohort}"
+)
+"""Charges, each with the state that it has while it has no outcome."""
+
+_ANSWERED_SCHEMA = pa.schema([("operation_id", pa.uuid()), ("is_declined", pa.bool_()), ("payment_id", pa.string())])
+_ANSWERED = sql.SQL(
+    # nothing has an outcome before its file is written; a day's grace for a clock that was set back
+    "SELECT operation_id, status = 'declined', payment_id FROM outcome WHERE recorded_at >="
+    " coalesce((SELECT min(recorded_at) FROM batch WHERE scope = {scope}) - interval '1 day', '-infinity')"
+)
+"""Outcomes since the scope's first file: its own, and others'."""
+
+_WRONG = """
+SELECT replace(CAST(operation_id AS VARCHAR), '-', '') AS operation_id, m.* EXCLUDE (operation_id, state),
+    CASE WHEN a.is_declined IS NULL THEN m.state WHEN a.is_declined THEN 'declined' ELSE 'succeeded' END AS state, a.payment_id
+FROM meant m LEFT JOIN answered a USING (operation_id)"""
 
 UNDONE_SCHEMA = pa.schema(
     [("original_id", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("amount_minor", pa.int64())]
@@ -62,12 +88,13 @@ class IncidentBooks:
 
     def wrong_charges(self, incident: Incident) -> pa.Table:
         """The charges the incident is about (`WRONG_SCHEMA`), sent or not."""
-        query = sql.SQL(
-            "SELECT replace(o.operation_id::text, '-', ''), o.customer_id, o.bill_cycle, o.occurrence, o.charge_id, o.amount_minor,"
-            " o.currency, o.payment_method, o.issuer, o.instrument_token, {state}, c.payment_id FROM {operations}"
-            " WHERE o.kind = 'charge' AND {cohort}"
-        )
-        return self._fetch(query.format(state=_STATE, operations=_WITH_STATE, cohort=_cohort(incident)), WRONG_SCHEMA)
+        # Two plain readings, joined here: a million rows of two tables that PostgreSQL would join with half the speed.
+        meant = self._fetch(_MEANT.format(cohort=_cohort(incident)), _MEANT_SCHEMA)
+        answered = self._fetch(_ANSWERED.format(scope=sql.Literal(incident.charge_scope)), _ANSWERED_SCHEMA)
+        with duck.connect() as connection:
+            connection.register("meant", meant)
+            connection.register("answered", answered)
+            return connection.execute(_WRONG).to_arrow_table().cast(WRONG_SCHEMA)
 
     def charged_elsewhere(self, incident: Incident) -> pa.Table:
         """Bills of the period that were charged outside the incident (`BILL_SCHEMA`): not missing, and perhaps not this one's to rebill."""
