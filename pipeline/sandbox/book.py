@@ -119,8 +119,7 @@ class Book:
             self.one("SELECT max(payment_no) FROM payment") or 0,
             self.one("SELECT max(modification_no) FROM modification") or 0,
         )
-        self._next_acquisition: datetime | None = None
-        self._find_next_acquisition()
+        self._next_acquisition: datetime | None = self.one(f"SELECT min(acquires_at) {_TO_BE_ACQUIRED}")
         self.unsettled_since = self.one(f"SELECT min(happened_at) FROM ({UNSETTLED})")
 
     def _key_by_this_version(self) -> None:
@@ -196,12 +195,17 @@ class Book:
         now = self.now()
         if self._next_acquisition is None or now < self._next_acquisition:
             return
-        self.connection.execute(
+        acquired = self.connection.execute(
             f"INSERT INTO acquisition SELECT payment_no, acquires_at, NULL {_TO_BE_ACQUIRED} AND acquires_at <= $now",
             {"now": now},
+        ).fetchone()[0]
+        if acquired:
+            self.expect_settlement(self._next_acquisition)
+        # Of what is due by now nothing is left; a voided approval still counts here, and costs a look for nothing when its time comes.
+        self._next_acquisition = self.one(
+            "SELECT min(acquires_at) FROM payment WHERE refusal IS NULL AND acquires_at < expires_at AND acquires_at > ?",
+            now,
         )
-        self.expect_settlement(self._next_acquisition)
-        self._find_next_acquisition()
 
     def expect_acquisition(self, at: datetime) -> None:
         """A credit card approval was booked that is acquired `at`."""
@@ -210,10 +214,6 @@ class Book:
     def expect_settlement(self, at: datetime) -> None:
         """Money moved `at`, and its day is not settled."""
         self.unsettled_since = min(at, self.unsettled_since or at)
-
-    def _find_next_acquisition(self) -> None:
-        """Kept in memory, because looking takes a pass over the book and the question comes with every file."""
-        self._next_acquisition = self.one(f"SELECT min(acquires_at) {_TO_BE_ACQUIRED}")
 
     def know_cards(self, path: Path) -> None:
         """Take a Parquet file of instruments; columns it does not have keep what is known, repeating it changes nothing.

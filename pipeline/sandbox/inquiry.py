@@ -58,7 +58,7 @@ def export_book(book: Book, to: Path) -> int:
     book_due(book)
     part = to.with_name(f".{to.name}.part")
     book.connection.execute(
-        f"COPY ({_BOOK}) TO '{str(part).replace(chr(39), chr(39) * 2)}' (FORMAT parquet, COMPRESSION zstd)",
+        f"COPY ({_BOOK}) TO '{str(part).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)",
         {"now": book.now()},
     )
     part.replace(to)

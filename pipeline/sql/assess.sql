@@ -5,9 +5,12 @@
 -- (customer_id, bill_cycle, first: what the period was charged outside the incident, and the lowest occurrence of that, 0 for a rebill).
 -- Parameters: $issuers, the incident's; NULL for all.
 
--- Keys that have several right bills: as a rule none.
+-- Keys that have several right bills: as a rule none. Numbers are grouped faster than texts, and say where to look.
 CREATE OR REPLACE TEMP TABLE ambiguous AS
-SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle FROM landed GROUP BY ALL HAVING count(*) > 1;
+SELECT customer_id, coalesce(bill_cycle, 1) AS bill_cycle FROM landed
+WHERE hash(customer_id, coalesce(bill_cycle, 1)) IN (
+    SELECT hash(customer_id, coalesce(bill_cycle, 1)) FROM landed GROUP BY ALL HAVING count(*) > 1)
+GROUP BY ALL HAVING count(*) > 1;
 
 -- The right bill of each account and cycle. One that cannot be charged as it stands says why in `unusable`.
 CREATE OR REPLACE TEMP VIEW right_bill AS
@@ -17,7 +20,8 @@ SELECT
     CASE WHEN a.customer_id IS NOT NULL THEN 'ambiguous'
          WHEN l.charge_id IS NULL OR l.amount_minor IS NULL OR l.currency IS NULL OR l.payment_method IS NULL OR l.issuer IS NULL
               OR l.instrument_token IS NULL THEN 'incomplete'
-         WHEN regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
+         WHEN regexp_full_match(l.instrument_token, '[0-9 -]{13,}')
+              AND regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
     END AS unusable
 FROM landed l LEFT JOIN ambiguous a ON a.customer_id = l.customer_id AND a.bill_cycle = coalesce(l.bill_cycle, 1)
 WHERE l.customer_id IS NOT NULL
