@@ -103,6 +103,7 @@ class Sender:
         *,
         only_wave: int | None = None,
         upcoming: Iterable[Prepared] = (),
+        upcoming_alone: bool = False,
         guard: Callable[[], None] = always_open,
     ) -> None:
         """Send every wave of `scope` that has no answers yet (or only one of them), oldest first; look up the unknown first.
@@ -112,6 +113,7 @@ class Sender:
         Args:
             upcoming: waves that follow; asked for one at a time, while the acquirer works on the one before, and never
                 while somebody else sends.
+            upcoming_alone: stored waves that were never handed over are left alone; whoever brings `upcoming` decides on them anew.
             guard: asked right before every hand-over; raises when that moment is not one to send in.
 
         Raises:
@@ -123,8 +125,23 @@ class Sender:
             for held_scope, wave in self.ledger.unanswered_hand_overs():  # first: sequence numbers admit no gap
                 self._send_all(held_scope, [wave], always_open)
             self.look_up_unknown(scope)
-            waves = [w for w in self.ledger.waves(scope) if not w.answered and only_wave in (None, w.number)]
+            stored = [] if upcoming_alone else self.ledger.waves(scope)
+            waves = [w for w in stored if not w.answered and only_wave in (None, w.number)]
             self._send_all(scope, chain(waves, upcoming), guard)
+
+    def require_sending_allowed(self, scope: str) -> None:
+        """Pass while nobody has stopped sending.
+
+        Raises:
+            SendingStopped: somebody has.
+        """
+        order = self.switch.stopped_by()
+        if order:
+            person, at, reason = order
+            why = f" ({reason})" if reason else ""
+            raise SendingStopped(
+                f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it"
+            )
 
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
@@ -147,7 +164,7 @@ class Sender:
                         under_way.answers = self._answers(under_way.ready)
                         self._require_healthy(under_way.ready, under_way.answers)
                     if not upcoming.handed_over:
-                        self._require_sending_allowed(scope)
+                        self.require_sending_allowed(scope)
                         moved_minor = self._require_below_cap(upcoming, moved_minor)
                         guard()
                     under_way.await_recording()  # so that, whatever happens, no more than two waves are without their answers
@@ -240,15 +257,6 @@ class Sender:
         if broken:
             raise SendingStopped(
                 f"{ready.scope}: stopped after wave {ready.wave}: {broken}. Look at the report; calling again goes on"
-            )
-
-    def _require_sending_allowed(self, scope: str) -> None:
-        order = self.switch.stopped_by()
-        if order:
-            person, at, reason = order
-            why = f" ({reason})" if reason else ""
-            raise SendingStopped(
-                f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it"
             )
 
 

@@ -5,6 +5,7 @@ busy with the wave before, and saying what came of it. Does not: what one step i
 lines are due (`adapters.remedies`), or sending (`execution`).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +21,10 @@ from pipeline.core.window import Window
 from pipeline.errors import FatalError, GateClosed, OutsideWindow
 from pipeline.execution import Prepared, Sender, prepared
 from pipeline.ports import LiveStates
+
+WAVES_AHEAD = 2
+"""Waves whose intents are written while one is sent: committing 50,000 takes the database as long as the acquirer takes to answer
+them. A call that is stopped leaves so many, and the one it was about to send; the next call withdraws and decides them anew."""
 
 
 class Books(Protocol):
@@ -94,8 +99,8 @@ def carry_out(books: Books, sender: Sender, guard: Guard, live: LiveStates | Non
         raise
     stopped = None
     try:
-        with closing(_one_ahead(_waves(books, sender, guard, live))) as upcoming:
-            sender.send(books.scope, upcoming=upcoming, guard=guard)
+        with closing(_ahead(_waves(books, sender, guard, live))) as upcoming:
+            sender.send(books.scope, upcoming=upcoming, upcoming_alone=True, guard=guard)
     except OutsideWindow as closed:
         stopped = str(closed)
     finally:
@@ -118,18 +123,20 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
     """Commit one wave's intents after another. The question about the next wave's payments is put before this wave's is answered,
     so the acquirer answers it between two files and nobody waits; and the database takes the intents while their file is written."""
     _look_up(books, sender)
+    sender.require_sending_allowed(books.scope)  # before what an earlier call left is withdrawn, only to be left again
     portions = _portions(books.begin(), fresh=books.next_wave() == 0)
     cards = books.cards()
     if cards.num_rows:
         sender.rail.introduce(cards)
     number = books.next_wave()
     asked = _ask(books, live, next(portions, None))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="intending") as thread:
+    with ThreadPoolExecutor(max_workers=WAVES_AHEAD, thread_name_prefix="intending") as thread:
         while asked:
             lines, answer = asked
             states = answer()
             asked = _ask(books, live, next(portions, None))
             guard()
+            sender.require_sending_allowed(books.scope)
             intended, deviations = books.decide(lines, states, number)
             committed = thread.submit(books.commit, intended, deviations)
             if intended.num_rows:
@@ -139,18 +146,19 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
                 committed.result()
 
 
-def _one_ahead(waves: Iterator[Prepared]) -> Iterator[Prepared]:
-    """`waves`, each handed on when the one after it has been begun: the database takes its intents while this one is sent."""
+def _ahead(waves: Iterator[Prepared]) -> Iterator[Prepared]:
+    """`waves`, each handed on when `WAVES_AHEAD` after it have been begun: the database takes their intents while it is sent."""
+    begun: deque[Prepared] = deque()
     with closing(waves):
-        wave = next(waves, None)
-        while wave:
-            try:
-                following = next(waves, None)
-            except GateClosed:
-                yield wave  # whoever sends it asks for itself whether it may
-                raise
-            yield wave
-            wave = following
+        try:
+            for wave in waves:
+                begun.append(wave)
+                if len(begun) > WAVES_AHEAD:
+                    yield begun.popleft()
+        except GateClosed:
+            yield from begun  # whoever sends them asks for itself whether it may
+            raise
+        yield from begun
 
 
 def _ask(

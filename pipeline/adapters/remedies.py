@@ -132,7 +132,7 @@ class PlanInProgress:
 
     def begin(self) -> int:
         """Put right what earlier calls and plans left behind, and find what is due; returns the number of lines due."""
-        self._withdraw_older_plans()
+        self._withdraw_unsent()
         self._note_gone_before()
         self.note_deviations()
         self._class_lines()
@@ -141,16 +141,16 @@ class PlanInProgress:
         ).to_arrow_table()
         return self._due.num_rows
 
-    def _withdraw_older_plans(self) -> None:
-        """End intents of this step that another plan of the incident committed and never sent: this plan says what is due now."""
-        stale = [scope for scope in self.scopes(self.step) if scope != self.scope]
-        if not stale:
-            return
+    def _withdraw_unsent(self) -> None:
+        """End intents of this step that an earlier call or another plan of the incident committed and never sent: what is due is
+        decided now, by what is true now."""
         with self._server.connect() as connection:
             connection.execute(
-                "INSERT INTO outcome (operation_id, status, reason) SELECT operation_id, 'declined', 'withdrawn'"
-                " FROM operation_state WHERE scope = ANY(%s) AND state = 'not_sent'",
-                (stale,),
+                "INSERT INTO outcome (operation_id, status, reason) SELECT o.operation_id, 'declined', 'withdrawn' FROM operation o"
+                " JOIN (SELECT DISTINCT scope, wave FROM operation WHERE scope = ANY(%(scopes)s) EXCEPT"
+                "  SELECT scope, wave FROM wave_state WHERE scope = ANY(%(scopes)s) AND handed_over AND NOT rejected) unsent"
+                " USING (scope, wave) WHERE NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)",
+                {"scopes": self.scopes(self.step)},
             )
 
     def _note_gone_before(self) -> None:

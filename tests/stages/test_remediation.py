@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import GateClosed, OutsideWindow, SendingStopped
+from pipeline.execution import Sender
 from tests.remediation_world import (
     CHARGED,
     ELEVENTH,
@@ -294,6 +295,40 @@ def test_a_wave_that_fails_stops_the_line_and_a_stop_order_holds(world):
         world.step("rebill")
     world.register.order_sending("resume", reason="", login=None, password=None)
     assert counts(world.step("rebill")) == (34, 6, 0)
+
+
+def test_what_a_stop_left_unsent_is_decided_anew_by_what_is_true_then(world, monkeypatch):
+    customers = people(world, 14, method="check_card")
+    charged_and_approved(world, customers)
+    hand_over = Sender._hand_over
+
+    def stop_at_the_second_wave(sender, ready):
+        if ready.wave == 1:
+            raise SendingStopped("enough")
+        hand_over(sender, ready)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Sender, "_hand_over", stop_at_the_second_wave)
+        with pytest.raises(SendingStopped, match="enough"):
+            world.step("refund", ELEVENTH)
+    left = customers[10:]
+    assert len(world.rows("SELECT FROM operation WHERE incident_id = %s AND kind = 'refund'", world.incident)) == 14
+    world.happens("support_refund", left[0])
+    report = world.step("refund")
+    assert counts(report)[0] == 13 and report["deviations"]["already_returned"]["count"] == 1
+    assert [row for row in world.book() if row["status"] == "declined"] == []  # nobody was asked for what is gone
+    assert set(world.kept().values()) <= {0}
+
+
+def test_a_stop_order_keeps_repeated_calls_from_writing_intents(world):
+    charged_and_approved(world, people(world, 20))
+    world.register.order_sending("stop", reason="look first", login=None, password=None)
+    for _ in range(3):
+        with pytest.raises(SendingStopped, match="look first"):
+            world.step("cancel", ELEVENTH)
+    assert world.rows("SELECT FROM operation WHERE incident_id = %s", world.incident) == []
+    world.register.order_sending("resume", reason="", login=None, password=None)
+    assert counts(world.step("cancel")) == (20, 0, 0)
 
 
 def test_no_plan_moves_more_than_its_cap(world):
