@@ -62,6 +62,9 @@ REASONS: Mapping[str, str] = MappingProxyType(
 _STATUSES = {"Success": "succeeded", "Authorised": "succeeded", "Refused": "declined", "Error": "declined", "Cancelled": "declined",
              "Received": "pending", "Pending": "pending", "ValidationError": "declined"}  # fmt: skip
 
+_RESULTS = ["PaymentResult", "ModificationResult", "ValidationError"]
+"""What a sub-line of a result file may be."""
+
 _PLAIN_FIELD = r'^[^,"\s]([^,"\r\n]*[^,"\s])?$'
 """A field that means the same to every CSV reader, quoting or not."""
 
@@ -314,12 +317,12 @@ def parse_result(content: bytes, *, name: str) -> pa.Table:
     _require(pc.equal(head[0], "L"), name, first, 2, "not a line [L]")
     known = pc.is_in(head[6], pa.array(list(_STATUSES)))
     _require(known, name, first, 2, "unknown transaction status")
-    found = pc.extract_regex(
-        sub, r"^SL,1,(?P<kind>PaymentResult|ModificationResult|ValidationError),(?P<reference>[^,]*)(?P<rest>.*)$"
-    )
-    _require(pc.is_valid(found), name, first + 1, 2, "unknown result sub-line")
+    found = pc.split_pattern(sub, ",", max_splits=4)  # SL, 1, what it is, reference, the rest
+    is_whole = pc.and_(pc.starts_with(sub, "SL,1,"), pc.greater_equal(pc.list_value_length(found), 4))
+    _require(is_whole, name, first + 1, 2, "unknown result sub-line")
+    _require(pc.is_in(pc.list_element(found, 2), pa.array(_RESULTS)), name, first + 1, 2, "unknown result sub-line")
     is_malformed = pc.equal(head[6], "ValidationError")
-    reference = pc.if_else(is_malformed, pa.scalar(None, pa.string()), pc.struct_field(found, "reference"))
+    reference = pc.if_else(is_malformed, pa.scalar(None, pa.string()), pc.list_element(found, 3))
     reason = pc.list_element(pc.split_pattern(sub, ",", max_splits=1, reverse=True), 1)
     status = _translate(head[6], _STATUSES)
     code = pc.if_else(is_malformed, "malformed_line", _translate(reason, REASONS, otherwise="other: "))
@@ -348,11 +351,14 @@ def read_request(content: bytes, *, name: str) -> tuple[list[str], pa.Table]:
 def _frame(content: bytes, name: str) -> tuple[list[str], pa.Array, int]:
     """Header fields, body records, and the number of the first body record; checks both trailers."""
     try:
-        text = content.decode("utf-8")
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FatalError(f"{name}: not UTF-8 at byte {error.start}") from None
-    lines = pc.split_pattern(pa.scalar(text), "\n").values
-    if " \n" in text or "\r" in text:
+    whole = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content))
+    lines = pc.split_pattern(
+        whole, "\n"
+    ).values  # of the bytes as they are: a copy takes longer than what is done with it
+    if b" \n" in content or b"\r" in content:
         lines = pc.utf8_rtrim_whitespace(lines)
     if len(lines) and lines[-1].as_py() == "":
         lines = lines[:-1]
