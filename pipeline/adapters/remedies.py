@@ -5,7 +5,6 @@ into operations, and keeping what came otherwise. Does not: sending (`execution`
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib import resources
 from typing import Any
@@ -233,11 +232,9 @@ class PlanInProgress:
         self._reversals_are_known = True
 
     def _read(self, **tables: Callable[[], pa.Table]) -> None:
-        """Give tables that the database is asked for side by side."""
-        with ThreadPoolExecutor(max_workers=len(tables), thread_name_prefix="reading") as thread:
-            asked = {name: thread.submit(read) for name, read in tables.items()}
-            for name, answer in asked.items():
-                self._give(name, answer.result())
+        """Give tables of the books, one after another: the driver was seen to wait for ever when asked by two threads at once."""
+        for name, read in tables.items():
+            self._give(name, read())
 
     def _give(self, name: str, table: pa.Table) -> None:
         self._database.register("given", table)  # copied: a join cannot filter Arrow's numbers of 128 bits by others
