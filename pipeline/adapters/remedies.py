@@ -4,7 +4,6 @@ Belongs here: classing every line of a step (`sql/reversals_due.sql`, `sql/rebil
 into operations, and keeping what came otherwise. Does not: sending (`execution`), or when anything may be sent (`remedy`).
 """
 
-from collections.abc import Callable
 from datetime import date
 from importlib import resources
 from typing import Any
@@ -213,28 +212,24 @@ class PlanInProgress:
 
     def _class_lines(self) -> None:
         if self.step != "rebill":
-            self._read(moved=self._moved, deviated=self._deviated)
+            self._give("moved", self._moved())
+            self._give("deviated", self._deviated())
             self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
             return
-        if self._reversals_are_known:
-            self._read(rebilled=self._rebilled)
-        else:
-            self._read(rebilled=self._rebilled, moved=self._moved, deviated=self._deviated, settled=self._settled)
+        if not self._reversals_are_known:
             self._know_reversals()
+        self._give("rebilled", self._rebilled())
         self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
 
     def _know_reversals(self) -> None:
         """Find out, once a call, whose wrong charges are undone: sending rebills changes nothing of that."""
+        for name, read in (("moved", self._moved), ("deviated", self._deviated), ("settled", self._settled)):
+            self._give(name, read())
         self._give("billed_elsewhere", self._billed_elsewhere())
         days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
         self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
         self._run("rebills_unclear.sql", {"day": self._day})
         self._reversals_are_known = True
-
-    def _read(self, **tables: Callable[[], pa.Table]) -> None:
-        """Give tables of the books, one after another: the driver was seen to wait for ever when asked by two threads at once."""
-        for name, read in tables.items():
-            self._give(name, read())
 
     def _give(self, name: str, table: pa.Table) -> None:
         self._database.register("given", table)  # copied: a join cannot filter Arrow's numbers of 128 bits by others
