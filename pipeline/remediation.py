@@ -40,10 +40,10 @@ from pipeline.adapters.incident_books import IncidentBooks, approved_payments
 from pipeline.adapters.incident_lines import LIVE_SCHEMA, IncidentLines, lay_out
 from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
 from pipeline.adapters.lead_times import LeadTimes
-from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox
+from pipeline.adapters.messages import CONTACTS, PROMISED_COLUMNS, LocalSink, Outbox
 from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
 from pipeline.adapters.reconciliation import PLANNED_COLUMNS, PlannedLines, Reconciliation
-from pipeline.adapters.remedies import PlanInProgress
+from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.settlement_files import digests, read_settlement_files
 from pipeline.adapters.timeline import facts_about
 from pipeline.core.verdict import Verification
@@ -234,7 +234,7 @@ class Remediation(Installation):
         return self._carry_out("rebill", incident_id, dry_run)
 
     def _carry_out(self, step: str, incident_id: str, dry_run: bool) -> dict[str, Any]:
-        plan = self.incidents.require_approved(incident_id, self._as_of)
+        plan = self.incidents.require_approved(incident_id, self._as_of, STEP_COLUMNS[step])
         names = {"incident_id": incident_id, "plan_digest": plan.plan_digest, "step": step}
         window = plan.windows.rebill if step == "rebill" else plan.windows.reversal
         guard = Guard(window, self._money_clock, self.settings.timezone, "rebills" if step == "rebill" else "reversals")
@@ -267,7 +267,9 @@ class Remediation(Installation):
         if not (dry_run or in_quiet_hours):
             notify_stage.require_waking_hours(self.as_of, self.settings.timezone)
         approved = [plan for plan in self.incidents.plans(incident_id) if plan.approver]
-        plans = [read_plan(self.settings.home / plan.file, plan.plan_digest).lines for plan in approved]
+        plans = [
+            read_plan(self.settings.home / plan.file, plan.plan_digest, PROMISED_COLUMNS).lines for plan in approved
+        ]
         corrected = self.lake.find(incident.corrected_run)
         contacts = Path(corrected.source) / CONTACTS if corrected and "://" not in corrected.source else None
         with contextlib.closing(Outbox(self.server, incident_id, plans=plans, contacts=contacts)) as outbox:
@@ -353,7 +355,7 @@ class Remediation(Installation):
                 return result
 
     def _planned(self, plan: PlanRecord) -> PlannedLines:
-        lines = read_plan(self.settings.home / plan.file, plan.plan_digest).lines.select(PLANNED_COLUMNS)
+        lines = read_plan(self.settings.home / plan.file, plan.plan_digest, PLANNED_COLUMNS).lines
         return PlannedLines(plan.number, lines, plan.windows.reversal.last, plan.windows.rebill.last)
 
     def prove(self, incident_id: str) -> proof_stage.Proof:

@@ -14,7 +14,7 @@ from pipeline.adapters.incidents import IncidentRegister
 from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.plan_file import LINE_KEY, plan_digest, write_plan
 from pipeline.adapters.rails.practice import PracticeRail
-from pipeline.adapters.remedies import PlanInProgress
+from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.runs import Register
 from pipeline.cancel import cancel
 from pipeline.core.idempotency import merchant_reference, operation_id
@@ -149,7 +149,7 @@ class World:
         """Run one step of the incident's plan at an instant."""
         if at is not None:
             self.turn(at)
-        approved = self.incidents.require_approved(self.incident, self.now)
+        approved = self.incidents.require_approved(self.incident, self.now, STEP_COLUMNS[step])
         window = approved.windows.rebill if step == "rebill" else approved.windows.reversal
         guard = Guard(window, clock or (lambda: self.now), self.settings.timezone, step)
         books = PlanInProgress(self.server, approved, step, self.now.astimezone(self.settings.timezone).date())

@@ -105,8 +105,8 @@ class ApprovedPlan:
     """A plan that may be executed now, as far as people are concerned; its windows decide the rest.
 
     Attributes:
-        file: absolute path of its Parquet file, whose content was just proven to have the digest.
-        lines: that content, `PLAN_SCHEMA`.
+        file: absolute path of its Parquet file.
+        lines: what it says, just proven to have the digest: the columns of `PLAN_SCHEMA` that were asked for.
         header: what the plan was made from.
     """
 
@@ -389,11 +389,14 @@ class IncidentRegister:
             )
         return newest
 
-    def require_approved(self, incident_id: str, as_of: datetime | None) -> ApprovedPlan:
+    def require_approved(
+        self, incident_id: str, as_of: datetime | None, columns: Sequence[str] | None = None
+    ) -> ApprovedPlan:
         """The plan that may be executed, its file read and proven.
 
         Args:
             as_of: the instant to hold the approval's expiry against; None takes the database's clock.
+            columns: what is needed of its lines; None for everything.
 
         Raises:
             UsageError: no such incident.
@@ -421,11 +424,11 @@ class IncidentRegister:
                 f"the approval of plan {short} expired at {record.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC; what is left needs a"
                 f" successor plan: `makegood incident plan {incident_id} --store` with new windows"
             )
-        return self._approved(record)
+        return self._approved(record, columns)
 
-    def _approved(self, record: PlanRecord) -> ApprovedPlan:
+    def _approved(self, record: PlanRecord, columns: Sequence[str] | None) -> ApprovedPlan:
         path = self._home / record.file
-        plan = read_plan(path, record.plan_digest)
+        plan = read_plan(path, record.plan_digest, columns)
         said = (
             plan.header["incident_id"],
             plan.header["corrected_run"],

@@ -56,11 +56,15 @@ KIND_OF_STEP = {
 }
 
 
+PROMISED_COLUMNS = ["customer_id", "reversal", "money_back_by", "rebill", "rebill_reason"]
+"""What a plan's lines say that a customer is told of."""
+
+
 class Outbox:
     """What an incident's customers have not been told yet.
 
     Args:
-        plans: the lines of the incident's approved plans, newest first.
+        plans: `PROMISED_COLUMNS` of the incident's approved plans, newest first.
         contacts: the source's contact file; None, or a path where there is none, reaches nobody.
     """
 
@@ -111,16 +115,14 @@ class Outbox:
 
     def _give_promises(self, plans: list[pa.Table]) -> None:
         """What the plans said to a customer; the newest one that says anything rules."""
-        needed = ["customer_id", "reversal", "money_back_by", "rebill", "rebill_reason"]
-        empty = pa.table(
-            {name: pa.array([], pa.date32() if name == "money_back_by" else pa.string()) for name in needed}
+        nothing = pa.table(
+            {name: pa.array([], pa.date32() if name == "money_back_by" else pa.string()) for name in PROMISED_COLUMNS}
         )
         ages = [
-            plan.select(needed).append_column("age", pa.repeat(age, plan.num_rows)) for age, plan in enumerate(plans)
+            plan.select(PROMISED_COLUMNS).append_column("age", pa.repeat(pa.scalar(age, pa.int64()), plan.num_rows))
+            for age, plan in enumerate(plans or [nothing])
         ]
-        self._database.register(
-            "planned", pa.concat_tables(ages) if ages else empty.append_column("age", pa.array([], pa.int64()))
-        )
+        self._database.register("planned", pa.concat_tables(ages))
         self._database.execute(
             "CREATE TABLE promise AS SELECT customer_id, max(money_back_by) AS money_back_by,"
             " bool_or(reversal IN ('void', 'refund')) AS is_undone,"

@@ -6,6 +6,8 @@ was signed. Does not: what a plan decides (`plan`), or who agreed to it (`incide
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,14 @@ from pipeline.schema import PLAN_SCHEMA
 HASHED_LINES = 65_536
 """Lines hashed at a time. Part of the definition: another number gives every plan another digest."""
 
+HASHING_THREADS = 2
+"""Columns hashed side by side."""
+
 LINE_KEY = [(name, "ascending") for name in ("customer_id", "billing_period", "bill_cycle", "occurrence")]
 """The order of lines in a plan: unique, and so the same for the same lines."""
 
-_HEADER_KEY = b"makegood.plan"
+_HEADER_KEY, _COLUMNS_KEY = b"makegood.plan", b"makegood.plan.columns"
+"""Where a file has its plan's header, and the digest of each column of its lines (not in files of form 1)."""
 
 _REPEATING = [
     "billing_period", "currency", "payment_method", "issuer", "class", "reversal", "reversal_reason", "rebill", "rebill_reason",
@@ -40,8 +46,8 @@ class PlanFile:
 
     Attributes:
         header: what it was made from: incident, corrected run, windows, policy.
-        digest: SHA-256 over header and lines, computed from the bytes read.
-        lines: `PLAN_SCHEMA`, in the order of `LINE_KEY`.
+        digest: SHA-256 over header and lines.
+        lines: the columns of `PLAN_SCHEMA` that were asked for, in the order of `LINE_KEY`; each is proven by the bytes read.
     """
 
     header: dict[str, Any]
@@ -56,19 +62,12 @@ def plan_digest(header: dict[str, Any], lines: pa.Table) -> str:
 
 def digest_of(header: dict[str, Any], lines_sha256: str) -> str:
     """As `plan_digest`, of lines hashed before."""
-    canonical = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(f"makegood plan, form 1\n{canonical}\n{lines_sha256}".encode()).hexdigest()
+    return _digest(header, lines_sha256, form=2)
 
 
 def lines_digest(lines: pa.Table) -> str:
     """SHA-256 over the typed values of lines that are in the order of `LINE_KEY`."""
-    digest = hashlib.sha256(str(lines.num_rows).encode())
-    lines = lines.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
-    for start in range(0, lines.num_rows, HASHED_LINES):
-        portion = lines.slice(start, HASHED_LINES).combine_chunks()
-        for column in portion.columns:
-            _hash_values(digest, column.chunk(0))
-    return digest.hexdigest()
+    return _combined(_column_digests(lines.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)))
 
 
 def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: str) -> Path:
@@ -83,9 +82,9 @@ def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: st
     path = folder / digest[:12] / "plan.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    metadata = {_HEADER_KEY: json.dumps(header, ensure_ascii=False).encode()}
+    metadata = {_HEADER_KEY: header, _COLUMNS_KEY: _column_digests(lines.select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA))}
     pq.write_table(
-        lines.replace_schema_metadata(metadata),
+        lines.replace_schema_metadata({key: json.dumps(said, ensure_ascii=False) for key, said in metadata.items()}),
         partial,
         compression="lz4",
         use_dictionary=_REPEATING,
@@ -96,8 +95,11 @@ def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: st
     return path
 
 
-def read_plan(path: Path, digest: str) -> PlanFile:
+def read_plan(path: Path, digest: str, columns: Sequence[str] | None = None) -> PlanFile:
     """The plan in a file.
+
+    Args:
+        columns: those of `PLAN_SCHEMA` that are needed; None for all. Only what is read is proven, and only what is proven is given.
 
     Raises:
         FatalError: it is gone or unreadable.
@@ -105,20 +107,62 @@ def read_plan(path: Path, digest: str) -> PlanFile:
     """
     try:
         with pq.ParquetFile(path) as file:
-            lines = file.read()
-        header = json.loads((lines.schema.metadata or {})[_HEADER_KEY])
-        lines = lines.replace_schema_metadata(None).cast(PLAN_SCHEMA)
+            said = file.schema_arrow.metadata or {}
+            header, signed = json.loads(said[_HEADER_KEY]), json.loads(said.get(_COLUMNS_KEY, b"null"))
+            needed = [name for name in PLAN_SCHEMA.names if columns is None or signed is None or name in columns]
+            lines = file.read(columns=needed).select(needed).replace_schema_metadata(None)
+        lines = lines.cast(pa.schema([PLAN_SCHEMA.field(name) for name in needed]))
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise FatalError(
             f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew"
         ) from None
-    found = digest_of(header, lines_digest(lines))
+    found = _digest_found(header, signed, lines)
     if found != digest:
         raise GateClosed(
             f"the plan {path.parent.name}/{path.name} now has the digest {found[:12]}, agreed was {digest[:12]}: it was changed"
             " after it was stored. Nothing is executed; plan anew"
         )
-    return PlanFile(header, found, lines)
+    return PlanFile(header, found, lines if columns is None else lines.select(columns))
+
+
+def _digest_found(header: dict[str, Any], signed: dict[str, str] | None, lines: pa.Table) -> str:
+    """The digest by what was read: of the columns that were not read, the file's word is taken, which is part of the digest."""
+    if signed is None:
+        return _digest(header, _lines_digest_of_form_1(lines), form=1)
+    return _digest(header, _combined(signed | _column_digests(lines)), form=2)
+
+
+def _digest(header: dict[str, Any], lines_sha256: str, *, form: int) -> str:
+    canonical = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(f"makegood plan, form {form}\n{canonical}\n{lines_sha256}".encode()).hexdigest()
+
+
+def _combined(columns: Mapping[str, str]) -> str:
+    """One digest of those of all columns."""
+    return hashlib.sha256(json.dumps(dict(sorted(columns.items()))).encode()).hexdigest()
+
+
+def _column_digests(lines: pa.Table) -> dict[str, str]:
+    """SHA-256 of each column's number of values and values."""
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        return dict(zip(lines.column_names, threads.map(_column_digest, lines.columns), strict=True))
+
+
+def _column_digest(column: pa.ChunkedArray) -> str:
+    digest = hashlib.sha256(str(len(column)).encode())
+    for start in range(0, len(column), HASHED_LINES):
+        _hash_values(digest, pa.concat_arrays(column.slice(start, HASHED_LINES).chunks))
+    return digest.hexdigest()
+
+
+def _lines_digest_of_form_1(lines: pa.Table) -> str:
+    """As plans had it first, portion by portion across all columns: none of them could be proven alone."""
+    digest = hashlib.sha256(str(lines.num_rows).encode())
+    for start in range(0, lines.num_rows, HASHED_LINES):
+        portion = lines.slice(start, HASHED_LINES).combine_chunks()
+        for column in portion.columns:
+            _hash_values(digest, column.chunk(0))
+    return digest.hexdigest()
 
 
 def _hash_values(digest: Any, values: pa.Array) -> None:

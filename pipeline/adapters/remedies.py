@@ -46,11 +46,26 @@ GONE_BEFORE = {
 WAVE_VERDICTS_LEFT = ("other_amount", "not_acquired")
 """Verdicts of `sql/reversals_wave.sql` that leave a line as it is, for a later call or a person."""
 
-WAVE_COLUMNS = [
-    "customer_id", "billing_period", "bill_cycle", "occurrence", "charge_id", "original_id", "payment_id", "wrong_minor", "currency",
-    "payment_method", "issuer", "instrument_token", "rebill_charge_id", "rebill_method", "rebill_issuer", "rebill_token",
+_OF_A_BILL = ["customer_id", "billing_period", "bill_cycle", "currency"]
+_TO_UNDO = [
+    *_OF_A_BILL, "occurrence", "charge_id", "original_id", "payment_id", "wrong_minor", "payment_method", "issuer", "instrument_token",
 ]  # fmt: skip
-"""What a wave needs of a plan's lines."""
+_TO_REBILL = [*_OF_A_BILL, "rebill_charge_id", "rebill_method", "rebill_issuer", "rebill_token"]
+
+WAVE_COLUMNS = {"cancel": _TO_UNDO, "refund": _TO_UNDO, "rebill": _TO_REBILL}
+"""What a wave of each step needs of a plan's lines."""
+
+_TO_CLASS_REVERSALS = ["reversal", "reversal_reason", "reversal_minor", "rebill"]
+_TO_CLASS_REBILLS = [
+    "original_id", "wrong_minor", "reversal", "reversal_reason", "payment_method", "money_back_by", "correct_minor", "rebill",
+]  # fmt: skip
+
+STEP_COLUMNS = {
+    "cancel": [*_TO_UNDO, *_TO_CLASS_REVERSALS],
+    "refund": [*_TO_UNDO, *_TO_CLASS_REVERSALS],
+    "rebill": [*_TO_REBILL, *_TO_CLASS_REBILLS],
+}
+"""All that each step needs of a plan's lines."""
 
 RENAMED = {
     "charge_id": "rebill_charge_id",
@@ -91,7 +106,7 @@ class PlanInProgress:
     """One step of an approved plan, on a given business day.
 
     Args:
-        plan: approved, its lines proven.
+        plan: approved, its lines proven: `STEP_COLUMNS` of the step at least.
         step: cancel, refund or rebill.
         day: the business day; entries carry it, and credit and retries are judged by it.
     """
@@ -301,10 +316,10 @@ class PlanInProgress:
     # -- waves --------------------------------------------------------------------------------------------------
 
     def due(self, start: int, count: int) -> pa.Table:
-        """`count` of the due lines, from `start`: `WAVE_COLUMNS` of the plan, with line, attempt and amount_minor."""
+        """`count` of the due lines, from `start`: `WAVE_COLUMNS` of the step, with line, attempt and amount_minor."""
         chosen = self._due.slice(start, count)
         first, last = (chosen["line"][place].as_py() for place in (0, -1))
-        near = self._plan.lines.select(WAVE_COLUMNS).slice(first, last - first + 1).combine_chunks()
+        near = self._plan.lines.select(WAVE_COLUMNS[self.step]).slice(first, last - first + 1).combine_chunks()
         lines = near.take(pc.subtract(chosen["line"].combine_chunks(), first))
         for name in chosen.column_names:
             lines = lines.append_column(name, chosen[name])
