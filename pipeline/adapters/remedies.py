@@ -98,7 +98,7 @@ _STATES = sql.SQL(
     "   (SELECT FROM outcome c WHERE c.operation_id = n.operation_id)) u USING (operation_id)"
     " LEFT JOIN (SELECT scope, wave, answered, handed_over FROM wave_state WHERE scope = ANY({scopes}) AND NOT rejected) w"
     "   ON w.scope = o.scope AND w.wave = o.wave"
-    " WHERE o.scope = ANY({scopes})"
+    " WHERE o.scope = ANY({scopes}) AND o.wave >= {since}"
 )
 
 
@@ -116,7 +116,7 @@ class PlanInProgress:
         self.step, self.kind, self.scope = step, KINDS[step], plan.scope(step)
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
-        self._reversals_are_known = False
+        self._first_wave: int | None = None
         self._database = duck.connect()
         numbered = plan.lines.append_column("line", pa.array(range(plan.lines.num_rows), pa.int64()))
         self._database.register("numbered", numbered)
@@ -154,6 +154,7 @@ class PlanInProgress:
         self._due = self._database.execute(
             "SELECT line, attempt, amount_minor FROM classed WHERE class = 'due' ORDER BY line"
         ).to_arrow_table()
+        self._first_wave = self.next_wave()
         return self._due.num_rows
 
     def _withdraw_unsent(self) -> None:
@@ -226,25 +227,40 @@ class PlanInProgress:
         ).to_arrow_table()
 
     def _class_lines(self) -> None:
-        if self.step != "rebill":
-            self._give("moved", self._moved())
-            self._give("deviated", self._deviated())
-            self._run("reversals_due.sql", {"step": self.step, "kind": self.kind})
-            return
-        if not self._reversals_are_known:
+        """Find out where every line of the step stands (`classed`)."""
+        if self.step == "rebill":
+            self._give("rebilled", self._rebilled())
             self._know_reversals()
-        self._give("rebilled", self._rebilled())
-        self._run("rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)})
+        else:
+            self._give("moved", self._moved())
+        self._class("plan_line", "classed")
+
+    def _class_what_was_due(self) -> None:
+        """Find out where the lines stand that were due when this call began: sending changes nothing of the others."""
+        name, read = ("rebilled", self._rebilled) if self.step == "rebill" else ("moved", self._moved)
+        self._give(f"newly_{name}", read(self._first_wave))
+        self._database.execute(f"INSERT INTO {name} FROM newly_{name}")
+        self._class("plan_line SEMI JOIN (FROM classed WHERE class = 'due') USING (line)", "newly_classed")
+        self._database.execute("DELETE FROM classed WHERE class = 'due'; INSERT INTO classed FROM newly_classed")
+
+    def _class(self, lines: str, name: str) -> None:
+        """Class `lines` (SQL) and leave the result in the table `name`."""
+        self._database.execute(f"CREATE OR REPLACE TEMP VIEW step_line AS FROM {lines}")
+        if self.step == "rebill":
+            query, given = "rebills_due.sql", {"day": self._day, "final_reasons": list(FINAL_REASONS)}
+        else:
+            self._give("deviated", self._deviated())
+            query, given = "reversals_due.sql", {"step": self.step, "kind": self.kind}
+        self._give(name, self._answer(query, given))
 
     def _know_reversals(self) -> None:
-        """Find out, once a call, whose wrong charges are undone: sending rebills changes nothing of that."""
+        """Find out whose wrong charges are undone: sending rebills changes nothing of that."""
         for name, read in (("moved", self._moved), ("deviated", self._deviated), ("settled", self._settled)):
             self._give(name, read())
         self._give("billed_elsewhere", self._billed_elsewhere())
         days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
         self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
         self._run("rebills_unclear.sql", {"day": self._day})
-        self._reversals_are_known = True
 
     def _give(self, name: str, table: pa.Table) -> None:
         self._database.register("given", table)  # copied: a join cannot filter Arrow's numbers of 128 bits by others
@@ -259,27 +275,32 @@ class PlanInProgress:
     def _fetch(self, query: sql.Composable, schema: pa.Schema) -> pa.Table:
         return fetch(conninfo(self._server.pipeline_url), query, schema)
 
-    def _moved(self) -> pa.Table:
-        """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not."""
+    def _moved(self, since: int | None = None) -> pa.Table:
+        """Void and refund operations that bear on this step, with their state. Where refunds are due, voids that succeeded do not.
+
+        Args:
+            since: of the step's own scope alone, from this wave on.
+        """
         steps = ("cancel",) if self.step == "cancel" else ("cancel", "refund")
         wanted = "NOT (kind = 'void' AND state = 'succeeded')" if self.step == "refund" else "true"
         query = sql.SQL("SELECT original_id, kind, attempt, amount_minor, state, reason FROM ({}) s WHERE {}")
-        return self._fetch(query.format(self._states(*steps), sql.SQL(wanted)), MOVED_SCHEMA)
+        return self._fetch(query.format(self._states(*steps, since=since), sql.SQL(wanted)), MOVED_SCHEMA)
 
-    def _states(self, *steps: str) -> sql.Composable:
+    def _states(self, *steps: str, since: int | None = None) -> sql.Composable:
         """The incident's operations of these steps with state and reason: what the view `operation_state` says, a million at a time.
 
         A wave that was answered left every operation with an outcome, or among the unanswered; so only the few that
         did not succeed have to be joined."""
-        return _STATES.format(scopes=sql.Literal(self.scopes(*steps)))
+        scopes = self.scopes(*steps) if since is None else [self.scope]
+        return _STATES.format(scopes=sql.Literal(scopes), since=sql.Literal(since or 0))
 
     def _deviated(self) -> pa.Table:
         query = sql.SQL("SELECT original_id, kind FROM deviation WHERE incident_id = {}")
         schema = pa.schema([("original", pa.uuid()), ("kind", pa.string())])
         return self._fetch(query.format(sql.Literal(self.incident_id)), schema)
 
-    def _rebilled(self) -> pa.Table:
-        """The incident's rebills with their state; a first attempt that succeeded is known by its key alone."""
+    def _rebilled(self, since: int | None = None) -> pa.Table:
+        """The incident's rebills with their state, as `_moved` has reversals; a first attempt that succeeded is known by its key alone."""
         query = sql.SQL(
             "SELECT operation_id, {named}, attempt, {token}, amount_minor, state, reason, declined_on FROM ({states}) s"
         )
@@ -288,7 +309,7 @@ class PlanInProgress:
             for name in ("customer_id", "billing_period", "bill_cycle", "instrument_token")
         ]
         named, token = sql.SQL(", ").join(columns[:-1]), columns[-1]
-        return self._fetch(query.format(named=named, token=token, states=self._states("rebill")), REBILLED_SCHEMA)
+        return self._fetch(query.format(named=named, token=token, states=self._states("rebill", since=since)), REBILLED_SCHEMA)
 
     def _settled(self) -> pa.Table:
         query = sql.SQL(
@@ -397,8 +418,11 @@ class PlanInProgress:
     # -- what has become of it ----------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
-        """Counts and amounts of the step, re-derived from rows: done, declined, unknown, left by reason, deviations by kind."""
-        self._class_lines()
+        """Counts and amounts of the step, derived from rows: done, declined, unknown, left by reason, deviations by kind."""
+        if self._first_wave is None:
+            self._class_lines()
+        elif self._due.num_rows:
+            self._class_what_was_due()
         moved = "rebilled" if self.step == "rebill" else f"(FROM moved WHERE kind = '{self.kind}')"
         done = self._figures(f"SELECT 'done', count(*), sum(amount_minor) FROM {moved} WHERE state = 'succeeded'")
         lines = self._figures("SELECT class, count(*), sum(amount_minor) FROM classed GROUP BY class")

@@ -1,10 +1,9 @@
 -- Who may be charged the right amount now: whose wrong charges are certainly undone, and who was not charged it yet.
 --
--- Tables given: plan_line (plan_line.sql), unclear (rebills_unclear.sql); rebilled (rebill operations with their state; whose bill it is only
+-- Tables given: step_line (the lines of plan_line.sql that are asked about), unclear (rebills_unclear.sql); rebilled (rebill operations with their state; whose bill it is only
 -- where it is not a first attempt that succeeded, which its key - `rebill_id` of plan_line - says as well), billed_elsewhere (bills that
 -- another incident has rebilled, or may have), retry_day (declines so far, days after the first one). Parameters: $day (the business day),
 -- $final_reasons.
-CREATE OR REPLACE TEMP TABLE classed AS
 WITH tried AS (
     SELECT
         customer_id, billing_period, bill_cycle,
@@ -34,9 +33,9 @@ SELECT
         WHEN t.first_declined_on + r.days > CAST($day AS DATE) THEN 'declined_until_retry'
         ELSE 'due'
     END AS class
-FROM plan_line l
+FROM step_line l
 LEFT JOIN unclear u USING (customer_id, billing_period, bill_cycle)
 LEFT JOIN tried t USING (customer_id, billing_period, bill_cycle)
 LEFT JOIN billed_elsewhere b USING (customer_id, billing_period, bill_cycle)
 LEFT JOIN retry_day r ON r.declines = t.declines
-WHERE l.rebill = 'rebill';
+WHERE l.rebill = 'rebill'

@@ -1,8 +1,7 @@
 -- Where every line of a plan stands that a step has to undo: done, under way, settled otherwise, refused, or due.
 --
--- Tables given: plan_line (a plan's lines, numbered; `original` is the charge's operation), moved (void and refund operations of the
+-- Tables given: step_line (the lines of plan_line.sql that are asked about), moved (void and refund operations of the
 -- incident with their state), deviated (what live state made us do otherwise). Parameters: $step (cancel or refund), $kind (void or refund).
-CREATE OR REPLACE TEMP TABLE classed AS
 WITH tried AS (
     SELECT
         original,
@@ -30,8 +29,8 @@ SELECT
         WHEN t.refusal NOT IN ('withdrawn', 'disputed', 'not_acquired', 'over_refund') THEN 'refused'
         ELSE 'due'
     END AS class
-FROM plan_line l
+FROM step_line l
 LEFT JOIN tried t USING (original)
 LEFT JOIN otherwise o USING (original)
 WHERE l.reversal = CASE $step WHEN 'cancel' THEN 'void' ELSE 'refund' END
-   OR ($step = 'refund' AND l.reversal = 'void' AND o.became_refund);
+   OR ($step = 'refund' AND l.reversal = 'void' AND o.became_refund)
