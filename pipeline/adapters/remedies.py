@@ -309,7 +309,9 @@ class PlanInProgress:
             for name in ("customer_id", "billing_period", "bill_cycle", "instrument_token")
         ]
         named, token = sql.SQL(", ").join(columns[:-1]), columns[-1]
-        return self._fetch(query.format(named=named, token=token, states=self._states("rebill", since=since)), REBILLED_SCHEMA)
+        return self._fetch(
+            query.format(named=named, token=token, states=self._states("rebill", since=since)), REBILLED_SCHEMA
+        )
 
     def _settled(self) -> pa.Table:
         query = sql.SQL(

@@ -57,10 +57,11 @@ def export_book(book: Book, to: Path) -> int:
     """Write the whole book to a Parquet file, one row per thing that happened; answers the number of rows."""
     book_due(book)
     part = to.with_name(f".{to.name}.part")
-    book.connection.execute(
-        f"COPY ({_BOOK}) TO '{str(part).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)",
-        {"now": book.now()},
-    )
+    with book.many_threads():
+        book.connection.execute(
+            f"COPY ({_BOOK}) TO '{str(part).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)",
+            {"now": book.now()},
+        )
     part.replace(to)
     return book.one("SELECT num_rows FROM parquet_file_metadata(?)", str(to))
 

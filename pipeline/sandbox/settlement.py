@@ -17,7 +17,8 @@ def settle(book: Book, folder: Path) -> list[str]:
     """Write the file of every day that is over and not settled yet; answers their names."""
     names = []
     while book.unsettled_since is not None and (end := _end_of_day(book, book.unsettled_since)) <= book.now():
-        names.append(_settle_until(book, folder, end))
+        with book.many_threads():
+            names.append(_settle_until(book, folder, end))
     return names
 
 
