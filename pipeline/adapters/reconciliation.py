@@ -43,6 +43,13 @@ _RETRIED = pa.schema(
         ("bill_cycle", pa.int64()),
     ]
 )
+_KEYED = {
+    "line": "row_number() OVER () AS line_no,"
+    " payment_key_of(if(type = 'Refunded', modification_reference, psp_reference)) AS payment_key, *",
+    "succeeded": "operation_id, payment_key_of(payment_id) AS payment_key",
+}
+"""SQL of tables that are keyed as they come in: a refund line is known by its own reference, any other by its payment's."""
+
 _SUCCEEDED = pa.schema([("operation_id", pa.uuid()), ("payment_id", pa.string())])
 _ID = pa.schema([("operation_id", pa.uuid())])
 _DEVIATION = pa.schema(
@@ -54,6 +61,7 @@ _FACT = pa.schema(
         ("scope", pa.string()),
         ("payment_method", pa.string()),
         ("effective_on", pa.date32()),
+        ("payment_id", pa.string()),
     ]
 )
 
@@ -181,6 +189,7 @@ class Reconciliation:
         Args:
             plans: asked for when the lines are matched; until then the memory is theirs.
         """
+        self._database.execute("CREATE TEMP MACRO payment_key_of(reference) AS hash(reference)")
         self._load("line", lines)
         for name, query, schema in (
             ("operation", _OPERATIONS.format(incident=sql.Literal(self._incident_id or "")), _OPERATION),
@@ -192,7 +201,9 @@ class Reconciliation:
             self._load(name, self._fetch(query, schema))
         self._run("match.sql")
         self._begin_entering()
-        self._database.execute("DROP TABLE line; DROP TABLE succeeded")
+        self._database.execute(
+            "DROP VIEW current_line; DROP TABLE line; DROP TABLE succeeded; DROP TABLE voided; DROP TABLE beside"
+        )
         breaks = self._breaks(self._against_plan(list(plans)))
         matched = self._database.execute(
             "SELECT kind, count(*), sum(amount_minor)::BIGINT FROM matched GROUP BY kind ORDER BY kind"
@@ -260,7 +271,7 @@ class Reconciliation:
         )
 
     def _facts(self, ids: pa.Table) -> pa.Table:
-        """Scope, payment method and business day of operations."""
+        """Scope, payment method, business day and the acquirer's id of operations."""
         if not ids.num_rows:
             return _FACT.empty_table()
         condition = sql.SQL("true")
@@ -348,7 +359,8 @@ class Reconciliation:
 
     def _load(self, name: str, table: pa.Table) -> None:
         self._database.register("arriving", table)
-        self._database.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM arriving")
+        columns = _KEYED.get(name, "*")
+        self._database.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {columns} FROM arriving")
         self._database.unregister("arriving")
 
     def _run(self, name: str) -> None:
@@ -377,6 +389,6 @@ _UNKNOWN_OPERATIONS = sql.SQL("SELECT operation_id FROM unanswered EXCEPT SELECT
 _SETTLED_OPERATIONS = sql.SQL("SELECT operation_id FROM further_entry WHERE step = 'settled'")
 _DEVIATIONS = sql.SQL("SELECT original_id, kind, amount_minor, detail = {} FROM deviation").format(sql.Literal(VOIDED))
 _FACTS = sql.SQL(
-    "SELECT o.operation_id, o.scope, o.payment_method, coalesce(c.effective_on, o.recorded_at::date) FROM operation o"
+    "SELECT o.operation_id, o.scope, o.payment_method, coalesce(c.effective_on, o.recorded_at::date), c.payment_id FROM operation o"
     " LEFT JOIN outcome c USING (operation_id) WHERE {condition}"
 )

@@ -215,7 +215,8 @@ refunded AS (
     SELECT payment_no, CAST(sum(amount_minor) AS BIGINT) AS refunded_minor FROM modification SEMI JOIN subject USING (payment_no)
     WHERE kind = 'refund' AND refusal IS NULL GROUP BY payment_no
 ), disputed AS (SELECT DISTINCT payment_no FROM dispute)
-SELECT p.payment_no, p.merchant_reference, p.amount_minor, p.currency, p.refusal, p.expires_at, a.happened_at AS acquired_at, coalesce(r.refunded_minor, 0) AS refunded_minor,
+SELECT p.payment_no, p.merchant_reference, p.amount_minor, p.currency, p.refusal, p.expires_at, a.happened_at AS acquired_at,
+    coalesce(r.refunded_minor, 0) AS refunded_minor,
     CASE WHEN p.refusal IS NOT NULL THEN 'declined' WHEN v.payment_no IS NOT NULL THEN 'voided'
          WHEN d.payment_no IS NOT NULL THEN 'disputed' WHEN a.payment_no IS NOT NULL AND r.refunded_minor >= p.amount_minor THEN 'refunded'
          WHEN a.payment_no IS NOT NULL THEN 'acquired'
