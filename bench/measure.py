@@ -20,9 +20,10 @@ import psutil
 from pipeline.ports import Progress
 from pipeline.settings import PROJECT_ROOT, inherited_environment
 
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 4.0
 """How often a process tree is weighed. Weighing makes the kernel look at every page of every process, 0.1 to 0.2 s of a core while 2 GB
-are in use: twice a second it took a third of what it weighed. Stages that need much memory last longer than this."""
+are in use: twice a second it took a third of what it weighed, every two seconds a twentieth. Stages that need much memory last longer
+than this."""
 
 MIB = 1024 * 1024
 

@@ -99,8 +99,8 @@ def result(connection: duckdb.DuckDBPyConnection, header: Header) -> bytes:
     """The result file: from `operation`, `bad_line` and `outcome` (by line); silent outcomes are left out."""
     lines = connection.execute(_RENDER_AUTHORISATION if header.file_type == "Authorisation" else _RENDER_MODIFICATION)
     column = lines.to_arrow_table().column("text").combine_chunks()
-    body = pc.binary_join(pa.ListArray.from_arrays([0, len(column)], column.cast(pa.string())), "")[0].as_py()
-    return f"{header.line}\n{header.block_header}\n{body}BT,{len(column)}\nFT,1\n".encode()
+    body = pc.binary_join(pa.ListArray.from_arrays([0, len(column)], column.cast(pa.string())), "")[0].as_buffer()
+    return b"".join((f"{header.line}\n{header.block_header}\n".encode(), body, f"BT,{len(column)}\nFT,1\n".encode()))
 
 
 def _frame(name: str, content: bytes) -> tuple[Header, bytes, int]:
@@ -109,7 +109,7 @@ def _frame(name: str, content: bytes) -> tuple[Header, bytes, int]:
     if not match or match["file_type"] not in FILE_TYPES:
         raise RejectedError(f"file name {name!r} is not [platform]_[sequence]_[{'|'.join(FILE_TYPES)}].csv")
     try:
-        content.decode("utf-8")
+        _ = content.isascii() or content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RejectedError(f"not UTF-8 at byte {error.start}") from None
     if b'"' in content:

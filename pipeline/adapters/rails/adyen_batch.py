@@ -186,7 +186,8 @@ class AdyenBatchRail:
     def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
         """See `PaymentRail.poll`; `payment_id` of a void or refund is the acquirer's id of that modification."""
         deadline = time.monotonic() + timeout_seconds
-        header = _first_line(file.path.read_bytes())
+        with file.path.open("rb") as content:
+            header = _first_line(content.readline())
         while (outcomes := self._answer(file, header)) is None:
             if time.monotonic() >= deadline:
                 raise OutcomeUnknown(
@@ -351,7 +352,7 @@ def read_request(content: bytes, *, name: str) -> tuple[list[str], pa.Table]:
 def _frame(content: bytes, name: str) -> tuple[list[str], pa.Array, int]:
     """Header fields, body records, and the number of the first body record; checks both trailers."""
     try:
-        content.decode("utf-8")
+        _ = content.isascii() or content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FatalError(f"{name}: not UTF-8 at byte {error.start}") from None
     whole = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content))
@@ -554,7 +555,8 @@ def _join(*parts: str | pa.Array | pa.ChunkedArray) -> bytes:
 
 
 def _first_line(content: bytes) -> str:
-    return content.split(b"\n", 1)[0].decode("utf-8").strip()
+    end = content.find(b"\n")
+    return content[: end if end >= 0 else None].decode("utf-8").strip()
 
 
 def _read_unchanged(file: BatchFile) -> bytes:
