@@ -143,6 +143,23 @@ class Sender:
                 f"{scope}: sending was stopped by {person} at {at:%Y-%m-%d %H:%M %Z}{why}; `makegood resume` lifts it"
             )
 
+    def moved_minor(self, scope: str) -> int:
+        """What the scope has moved or may have moved; only worth a query where there is a cap."""
+        return 0 if self.rule.amount_minor_max is None else self.ledger.moved_minor(scope)
+
+    def require_below_cap(self, scope: str, wave: int, moved_minor: int) -> None:
+        """Pass while all that the scope has moved, and moves with this wave, stays below the cap.
+
+        Raises:
+            SendingStopped: it would not; the wave must not be sent.
+        """
+        cap = self.rule.amount_minor_max
+        if cap is not None and moved_minor > cap:
+            raise SendingStopped(
+                f"{scope}: wave {wave} would bring what moves to {moved_minor}, above the cap of {cap};"
+                " it was not sent. A person must look"
+            )
+
     def look_up_unknown(self, scope: str) -> None:
         """Ask the acquirer what became of operations that were sent and never answered."""
         unknown = self.ledger.unknown(scope)
@@ -153,7 +170,7 @@ class Sender:
     def _send_all(self, scope: str, waves: Iterable[Any], guard: Callable[[], None]) -> None:
         """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
         the next goes out only after the answers have passed the stop rule."""
-        moved_minor = self._moved_minor(scope)
+        moved_minor = self.moved_minor(scope)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording") as thread:
             under_way = _UnderWay(self._record, thread)
             try:
@@ -165,7 +182,8 @@ class Sender:
                         self._require_healthy(under_way.ready, under_way.answers)
                     if not upcoming.handed_over:
                         self.require_sending_allowed(scope)
-                        moved_minor = self._require_below_cap(upcoming, moved_minor)
+                        moved_minor += upcoming.file.total_minor
+                        self.require_below_cap(scope, upcoming.wave, moved_minor)
                         guard()
                     under_way.await_recording()  # so that, whatever happens, no more than two waves are without their answers
                     self._hand_over(upcoming)
@@ -184,21 +202,6 @@ class Sender:
             if under_way.answers is None:
                 under_way.answers = self._answers(under_way.ready)
             self._record(under_way.ready, under_way.answers)
-
-    def _moved_minor(self, scope: str) -> int:
-        """What the scope has moved or may have moved; only worth a query where there is a cap."""
-        if self.rule.amount_minor_max is None:
-            return 0
-        return self.ledger.moved_minor(scope)
-
-    def _require_below_cap(self, ready: "_Ready", moved_minor: int) -> int:
-        cap, moved_minor = self.rule.amount_minor_max, moved_minor + ready.file.total_minor
-        if cap is not None and moved_minor > cap:
-            raise SendingStopped(
-                f"{ready.scope}: wave {ready.wave} would bring what moves to {moved_minor}, above the cap of {cap};"
-                " it was not sent. A person must look"
-            )
-        return moved_minor
 
     def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
         """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""

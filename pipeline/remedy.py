@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.core.window import Window
@@ -96,6 +97,7 @@ def carry_out(books: Books, sender: Sender, guard: Guard, live: LiveStates | Non
         guard()
     except OutsideWindow:
         _look_up(books, sender)
+        books.note_deviations()
         raise
     stopped = None
     try:
@@ -116,7 +118,6 @@ def preview(books: Books) -> dict[str, Any]:
 def _look_up(books: Books, sender: Sender) -> None:
     for scope in books.unknown_scopes():
         sender.look_up_unknown(scope)
-    books.note_deviations()
 
 
 def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) -> Iterator[Prepared]:
@@ -128,7 +129,7 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
     cards = books.cards()
     if cards.num_rows:
         sender.rail.introduce(cards)
-    number = books.next_wave()
+    number, moved_minor = books.next_wave(), sender.moved_minor(books.scope)
     asked = _ask(books, live, next(portions, None))
     with ThreadPoolExecutor(max_workers=WAVES_AHEAD, thread_name_prefix="intending") as thread:
         while asked:
@@ -138,6 +139,8 @@ def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) 
             guard()
             sender.require_sending_allowed(books.scope)
             intended, deviations = books.decide(lines, states, number)
+            moved_minor += pc.sum(intended["amount_minor"]).as_py() or 0
+            sender.require_below_cap(books.scope, number, moved_minor)
             committed = thread.submit(books.commit, intended, deviations)
             if intended.num_rows:
                 yield prepared(number, intended, committed.result)
