@@ -20,11 +20,11 @@ themselves; failures of the data are not.
 calendar expects it, or two people have released it. For several past months use `charge_history`.
 """
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 from dags import stages
+from dags.every_day import every_day
 from dags.policies import DEFAULT_ARGS
-from pipeline.settings import Settings
 
 PERIOD = Param(
     None,
@@ -45,7 +45,7 @@ AS_OF = Param(
 with DAG(
     dag_id="charge_run",
     description="Nightly: extract, verify, release or hold",
-    schedule=CronTriggerTimetable("0 2 * * *", timezone=Settings.from_environment().timezone.key),
+    schedule=every_day(at_hour=2),
     catchup=False,
     max_active_runs=1,
     allowed_run_types=["scheduled", "manual"],  # a backfill by night is charge_history's, by month

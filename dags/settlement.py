@@ -14,13 +14,13 @@ It moves no money. A backfill is harmless and useless: every day matches all fil
 
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context
+from airflow.sdk import DAG, Param, get_current_context
 
+from dags.every_day import every_day
 from dags.policies import DEFAULT_ARGS
 from dags.stages import log, open_installation, stage
 from pipeline.core.settlement import AGE_BUCKETS
 from pipeline.errors import GateClosed
-from pipeline.settings import Settings
 
 STILL_YOUNG = {name for _, name in AGE_BUCKETS[:2]}
 """Ages at which a difference only warns: files come late over a weekend, and the next one often explains the one before."""
@@ -79,7 +79,7 @@ def breaks(matched: dict[str, Any]) -> dict[str, int]:
 with DAG(
     dag_id="settlement",
     description="Daily: the acquirer's settlement files against the ledger",
-    schedule=CronTriggerTimetable("0 9 * * *", timezone=Settings.from_environment().timezone.key),
+    schedule=every_day(at_hour=9),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

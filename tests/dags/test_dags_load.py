@@ -59,6 +59,34 @@ print(json.dumps({
 """
 
 
+FIRST_RUN = """
+import json
+from datetime import datetime
+from unittest.mock import patch
+from airflow.serialization.decoders import decode_timetable
+from airflow.serialization.encoders import encode_timetable
+from airflow.timetables import trigger
+from airflow.timetables.base import DataInterval, TimeRestriction
+from pendulum import instance
+from dags.every_day import every_day
+
+timetable = decode_timetable(json.loads(json.dumps(encode_timetable(every_day(at_hour=2)))))  # as the scheduler has it
+at = lambda text: instance(datetime.fromisoformat(text))
+
+def next_run(now, last=None):
+    with patch.object(trigger, "utcnow", lambda: at(now)):
+        before = DataInterval.exact(at(last)) if last else None
+        info = timetable.next_dagrun_info(last_automated_data_interval=before, restriction=TimeRestriction(None, None, False))
+    return info.run_after.in_timezone("Asia/Seoul").isoformat()[:16]
+
+print(json.dumps({
+    "set up at four": next_run("2005-09-11T04:00:00+09:00"),
+    "set up at one": next_run("2005-09-11T01:00:00+09:00"),
+    "away over night": next_run("2005-09-11T04:00:00+09:00", last="2005-09-10T02:00:00+09:00"),
+}))
+"""
+
+
 def run_with_airflow(code: str, home: Path) -> dict:
     """The JSON that `code` prints last, run in a fresh interpreter with an Airflow that knows our plugins."""
     environment = inherited_environment() | {
@@ -162,3 +190,11 @@ def test_a_range_means_every_month_it_touches_whatever_zone_it_was_typed_in(tmp_
     assert found["one instant"] == ["2005-01"]
     assert found["by the scheduler"] == []
     assert found["days in UTC"] == [*six, "2005-10"]  # 23:59 UTC is the first of October in Seoul
+
+
+def test_a_new_installation_charges_nobody_before_its_first_night_and_makes_up_for_a_night_missed_later(tmp_path):
+    assert run_with_airflow(FIRST_RUN, tmp_path) == {
+        "set up at four": "2005-09-12T02:00",
+        "set up at one": "2005-09-11T02:00",
+        "away over night": "2005-09-11T02:00",
+    }
