@@ -9,7 +9,7 @@ from airflow.sdk import CronTriggerTimetable
 
 from pipeline.settings import Settings
 
-WAIT_FOR_THE_NEXT = timedelta(0)
+FIRST_RUN_GRACE = timedelta(0)
 """How long after its hour a first run is still made up for. Airflow's default is a tenth of a day, which its `False` means as well: an
 Airflow set up at four in the morning would charge customers at once. A night missed later, by an Airflow that had run, is made up for."""
 
@@ -17,4 +17,4 @@ Airflow set up at four in the morning would charge customers at once. A night mi
 def every_day(*, at_hour: int) -> CronTriggerTimetable:
     """Every day at `at_hour` in the business time zone."""
     timezone = Settings.from_environment().timezone.key
-    return CronTriggerTimetable(f"0 {at_hour} * * *", timezone=timezone, run_immediately=WAIT_FOR_THE_NEXT)
+    return CronTriggerTimetable(f"0 {at_hour} * * *", timezone=timezone, run_immediately=FIRST_RUN_GRACE)

@@ -109,7 +109,8 @@ def _frame(name: str, content: bytes) -> tuple[Header, bytes, int]:
     if not match or match["file_type"] not in FILE_TYPES:
         raise RejectedError(f"file name {name!r} is not [platform]_[sequence]_[{'|'.join(FILE_TYPES)}].csv")
     try:
-        _ = content.isascii() or content.decode("utf-8")
+        if not content.isascii():
+            content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RejectedError(f"not UTF-8 at byte {error.start}") from None
     if b'"' in content:

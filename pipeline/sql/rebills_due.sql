@@ -1,9 +1,9 @@
 -- Who may be charged the right amount now: whose wrong charges are certainly undone, and who was not charged it yet.
 --
--- Tables given: step_line (the lines of plan_line.sql that are asked about), unclear (rebills_unclear.sql); rebilled (rebill operations with their state; whose bill it is only
--- where it is not a first attempt that succeeded, which its key - `rebill_id` of plan_line - says as well), billed_elsewhere (bills that
--- another incident has rebilled, or may have), retry_day (declines so far, days after the first one). Parameters: $day (the business day),
--- $final_reasons.
+-- Tables given: step_line (the lines of plan_line.sql that are asked about), unclear (rebills_unclear.sql); rebilled (rebill operations
+-- with their state; whose bill it is only where it is not a first attempt that succeeded, which its key - `rebill_id` of plan_line - says
+-- as well), billed_elsewhere (bills that another incident has rebilled, or may have), retry_day (declines so far, days after the first
+-- one). Parameters: $day (the business day), $final_reasons.
 WITH tried AS (
     SELECT
         customer_id, billing_period, bill_cycle,

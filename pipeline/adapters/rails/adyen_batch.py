@@ -352,7 +352,8 @@ def read_request(content: bytes, *, name: str) -> tuple[list[str], pa.Table]:
 def _frame(content: bytes, name: str) -> tuple[list[str], pa.Array, int]:
     """Header fields, body records, and the number of the first body record; checks both trailers."""
     try:
-        _ = content.isascii() or content.decode("utf-8")
+        if not content.isascii():
+            content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FatalError(f"{name}: not UTF-8 at byte {error.start}") from None
     whole = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content))
