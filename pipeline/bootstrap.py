@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import calibrate as calibrate_stage
 from pipeline import extract as extract_stage
+from pipeline import failpoints
 from pipeline import release as release_stage
 from pipeline import report as report_stage
 from pipeline import verify as verify_stage
@@ -31,7 +32,7 @@ from pipeline.errors import GateClosed, OutsideWindow, UsageError
 from pipeline.judge import load_suites
 from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
 from pipeline.remediation import Remediation
-from pipeline.settings import Settings
+from pipeline.settings import Settings, armed_failpoint
 
 HISTORY_MONTHS = 12
 """Earlier periods a run is compared with: a full year shows every yearly tariff once."""
@@ -375,4 +376,5 @@ def open_makegood(
     *, as_of: datetime | None = None, progress: Progress = no_progress, settings: Settings | None = None
 ) -> Makegood:
     """The installation that the environment describes."""
+    failpoints.arm(armed_failpoint())
     return Makegood(settings or Settings.from_environment(), as_of=as_of, progress=progress)

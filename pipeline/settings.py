@@ -82,6 +82,11 @@ class Settings:
         return self.home / "postgres"
 
 
+def armed_failpoint() -> str | None:
+    """The fault that a test wants at a point of the money path (`MAKEGOOD_FAILPOINT`); see `failpoints.arm`."""
+    return os.environ.get("MAKEGOOD_FAILPOINT") or None
+
+
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for programs that it starts."""
     return dict(os.environ)
