@@ -13,6 +13,7 @@ from pipeline.adapters import postgres
 from pipeline.adapters.incidents import IncidentRegister
 from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.plan_file import LINE_KEY, plan_digest, write_plan
+from pipeline.adapters.rails.adyen_batch import MerchantAccount
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.runs import Register
@@ -25,7 +26,7 @@ from pipeline.ports import LandedRun, no_progress
 from pipeline.rebill import rebill
 from pipeline.refund import refund
 from pipeline.remedy import Guard
-from pipeline.schema import PLAN_SCHEMA
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA, PLAN_SCHEMA
 from pipeline.settings import Settings
 
 PERIOD = "2023-09"
@@ -37,6 +38,10 @@ THIRTEENTH = datetime(2023, 9, 13, 3, tzinfo=UTC)
 FOURTEENTH = datetime(2023, 9, 14, 3, tzinfo=UTC)
 
 WINDOWS = Windows(Window(date(2023, 9, 11), date(2023, 9, 12)), Window(date(2023, 9, 12), date(2023, 9, 13)))
+
+
+ELSEWHERE = MerchantAccount(platform="Elsewhere")
+"""Another system that charges the same customers."""
 
 
 @dataclass
@@ -69,7 +74,7 @@ class World:
     def __init__(self, settings: Settings, folder: Path, name: str) -> None:
         self.settings = replace(settings, home=folder)
         self.server = postgres.open_server(settings)
-        self.ledger, self.register = PostgresLedger(self.server), Register(self.server)
+        self.register = Register(self.server)
         self.incidents = IncidentRegister(self.server, folder)
         self.run_id = f"{PERIOD}-{md5(name.encode()).hexdigest()[:12]}"
         self.corrected = f"{PERIOD}-{md5(f'{name} right'.encode()).hexdigest()[:12]}"
@@ -80,6 +85,19 @@ class World:
         self.made = 0
         for run_id in (self.run_id, self.corrected):
             self.register.record_run(LandedRun(run_id, PERIOD, str(folder), folder / "x", run_id, 1, 1, (), CHARGED))
+            self.register.record_verification(
+                run_id,
+                suite_digest="s",
+                history_digest="none",
+                decision="release",
+                findings=[],
+                not_judged=[],
+                report="x",
+            )
+
+    @property
+    def ledger(self) -> PostgresLedger:
+        return PostgresLedger(self.server, as_of=self.now, timezone=self.settings.timezone)
 
     # -- the wrong month ----------------------------------------------------------------------------------------
 
@@ -97,8 +115,40 @@ class World:
              "wave": 0, "original_id": None}
             for c in customers
         ]  # fmt: skip
-        self.ledger.intend(self.run_id, pa.Table.from_pylist(rows).select(OPERATION_COLUMNS))
-        self.sender().send(self.run_id)
+        ours, elsewhere = (
+            [row for row in rows if (row["occurrence"] > 1) == is_elsewhere] for is_elsewhere in (False, True)
+        )
+        self.ledger.intend(self.run_id, pa.Table.from_pylist(ours).select(OPERATION_COLUMNS))
+        self.send(self.run_id)
+        if elsewhere:
+            self._charge_elsewhere(pa.Table.from_pylist(elsewhere).select(OPERATION_COLUMNS))
+
+    def send(self, scope: str, **options: Any) -> None:
+        """Send what a scope has to send."""
+        sender = self.sender()
+        with sender.turn() as turn:
+            sender.send(turn, scope, **options)
+
+    def _charge_elsewhere(self, charges: pa.Table) -> None:
+        """Charges that another system made, and that the books then have in the run's scope."""
+        self.rail.introduce(charges.select(CARD_SCHEMA.names))
+        operations = charges.rename_columns(
+            ["merchant_reference" if n == "operation_id" else n for n in charges.column_names]
+        )
+        operations = operations.append_column("original_payment_id", pa.nulls(charges.num_rows, pa.string()))
+        other = PracticeRail(
+            self.settings.home / "acquirer", outbox=self.settings.home / "elsewhere", account=ELSEWHERE
+        )
+        file = other.write(operations.select(OPERATION_SCHEMA.names), sequence=other.next_sequence(), echo="elsewhere")
+        other.deliver(file)
+        answers = other.poll(file, operations, timeout_seconds=30)
+        self.ledger.intend(self.run_id, charges)
+        with self.server.connect() as connection:
+            for row in answers.to_pylist():
+                connection.execute(
+                    "INSERT INTO outcome (operation_id, status, reason, payment_id) VALUES (%s, %s, %s, %s)",
+                    (row["merchant_reference"], row["status"], row["reason"], row["payment_id"]),
+                )
 
     def payments(self) -> dict[str, str]:
         """Payment id by the reference of its charge."""

@@ -115,6 +115,7 @@ def test_charges_that_were_on_hold_are_charged_once_the_hold_is_over(month):
             ledger=app.ledger,
             find_due=partial(find_due, held_issuers=held),
             sender=app._sender(rail),
+            require_still_allowed=lambda: None,
         )
     assert (first.charged, first.not_charged["on_hold"]["rows"]) == (30 - on_hold, on_hold)
     assert month.app().release(run).charged == 30
@@ -180,7 +181,7 @@ def test_a_file_that_changes_on_disk_while_it_waits_is_not_sent_but_written_anew
 
     def tamper_once_it_was_read(rail, file):
         operations = read_back(rail, file)
-        file.path.write_bytes(file.path.read_bytes().replace(b",100,", b",900,"))
+        file.staged.write_bytes(file.staged.read_bytes().replace(b",100,", b",900,"))
         return operations
 
     monkeypatch.setattr(PracticeRail, "read_back", tamper_once_it_was_read)
@@ -197,9 +198,9 @@ def test_a_stop_halts_within_one_wave_and_names_what_is_left(month, monkeypatch)
     poll = PracticeRail.poll
     app = month.app()
 
-    def stop_while_the_canary_is_out(rail, file, **options):
+    def stop_while_the_canary_is_out(rail, file, operations, **options):
         app.stop("look at the canary")
-        return poll(rail, file, **options)
+        return poll(rail, file, operations, **options)
 
     monkeypatch.setattr(PracticeRail, "poll", stop_while_the_canary_is_out)
     with pytest.raises(SendingStopped, match="look at the canary"):
@@ -255,8 +256,9 @@ Makegood(settings, as_of=datetime.fromisoformat(at)).release(run)
 @pytest.mark.parametrize(("owner", "method", "when", "nth"), [
     ("ledger", "intend", "after", 1),
     ("ledger", "record_batch", "after", 1),
-    ("ledger", "record_event", "after", 1),
-    ("rail", "submit", "after", 2),
+    ("ledger", "hand_over", "after", 1),
+    ("rail", "note", "after", 1),
+    ("rail", "deliver", "after", 2),
     ("rail", "poll", "after", 2),
     ("ledger", "record_answers", "before", 2),
     ("ledger", "record_answers", "after", 1),
