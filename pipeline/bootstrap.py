@@ -33,7 +33,7 @@ from pipeline.declarations import Declarations
 from pipeline.errors import GateClosed, OutsideWindow, UsageError
 from pipeline.judge import load_suites
 from pipeline.ports import Due, HistoryPeriod, LandedRun, Progress, no_progress
-from pipeline.remediation import Remediation
+from pipeline.sending import Sending
 from pipeline.settings import Settings, armed_failpoint
 
 HISTORY_MONTHS = 12
@@ -55,7 +55,7 @@ class Judged:
     report: Path
 
 
-class Makegood(Remediation, Declarations):
+class Makegood(Sending, Declarations):
     """One installation with every stage: extract to release here, an incident in `Remediation`."""
 
     # -- extract and verify -------------------------------------------------------------------------------------

@@ -125,11 +125,15 @@ class Sender:
         """
         with self.ledger.sending(self.rail.identity, self.rail.noted()) as turn:
             for scope, wave in self.ledger.open_files(turn.rail):
-                self._settle(turn, scope, wave)
+                self.settle(turn, scope, wave)
             yield turn
 
-    def _settle(self, turn: Turn, scope: str, wave: Any) -> None:
-        """Take back a file whose fate is open - or, where it is with the acquirer, wait for its answers and record them."""
+    def settle(self, turn: Turn, scope: str, wave: Any) -> None:
+        """Take back a file whose fate is open - or, where it is with the acquirer, wait for its answers and record them.
+
+        Raises:
+            FatalError: it lies in no known place and is not answered, or the books do not know that it went out: it takes a person.
+        """
         failpoint("recall.begin")
         where = self.rail.recall(wave.file)
         failpoint("recall.moved")
@@ -142,7 +146,7 @@ class Sender:
             failpoint("recall.recorded")
             return
         ready = _Ready(scope, wave.number, self.ledger.read_wave(scope, wave.number)[0], wave.file, wave.batch_id)
-        answers = self._answers(turn, ready)
+        answers = self._answers(turn, ready, is_with_acquirer=where == "delivered")
         self._record(turn, ready, answers)
         self._require_healthy(ready, answers)
 
@@ -293,7 +297,7 @@ class Sender:
         self.rail.deliver(ready.file)
         failpoint("hand_over.delivered")
 
-    def _answers(self, turn: Turn, ready: "_Ready") -> pa.Table:
+    def _answers(self, turn: Turn, ready: "_Ready", *, is_with_acquirer: bool = True) -> pa.Table:
         """The answers to a wave. Only a refusal that excludes that the file was booked is one; whatever else is wrong is asked about."""
         failpoint("answers.wait")
         try:
@@ -304,6 +308,11 @@ class Sender:
         except OutcomeUnknown as why:
             if isinstance(why, DamagedAnswer):
                 self.ledger.record_event(turn, ready.batch_id, "damaged", str(why))
+            elif not is_with_acquirer:
+                raise FatalError(
+                    f"{ready.file.path.name} was handed over and lies in no known place: it was lost, or the acquirer has it and does not"
+                    " answer. `makegood sending repair` says which, and leads out"
+                ) from None
             answers = self._ask(ready.operations)
         failpoint("answers.read")
         return answers

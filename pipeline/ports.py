@@ -127,6 +127,22 @@ Whereabouts = Literal["withdrawn", "delivered", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that the acquirer has, by its own answers.
+
+    Attributes:
+        name, sequence, header: as in `BatchFile`.
+        scope, wave: what it was written for, as its header says; empty and 0 where it does not.
+    """
+
+    name: str
+    sequence: int
+    header: str
+    scope: str
+    wave: int
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """What is known outside the database to have gone out, so that one restored from a backup is found out.
 

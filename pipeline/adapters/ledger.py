@@ -30,7 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.failpoints import failpoint
 from pipeline.ports import BatchFile, Noted
-from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA, OUTCOME_SCHEMA
 
 OPERATION_COLUMNS = [
     "operation_id", "kind", "scope", "incident_id", "customer_id", "billing_period", "bill_cycle", "occurrence", "attempt",
@@ -174,12 +174,13 @@ class PostgresLedger:
         return fetch(conninfo(self._server.pipeline_url), query, schema)
 
     @contextlib.contextmanager
-    def sending(self, rail: str, noted: Noted) -> Iterator[Turn]:
+    def sending(self, rail: str, noted: Noted, *, also_behind: bool = False) -> Iterator[Turn]:
         """Be the only sender: file sequence numbers and live state allow one at a time.
 
         Args:
             rail: its identity.
             noted: what is known outside this database to have gone out.
+            also_behind: for whoever enters what is missing.
 
         Raises:
             RetriableError: another sender did not finish within `LOCK_WAIT`.
@@ -193,13 +194,13 @@ class PostgresLedger:
                     epoch, is_behind = connection.execute(
                         "SELECT * FROM begin_sending(%s, %s, %s)", (rail, noted.epoch, noted.sequence)
                     ).fetchone()
-                    if is_behind:
+                    if is_behind and not also_behind:
                         connection.execute("SELECT order_stop(%s, 2)", (BEHIND,))
                 except psycopg.errors.LockNotAvailable:
                     raise RetriableError(
                         "a sender that lost its lock hangs amid a hand-over; end that process, then try again"
                     ) from None
-            if is_behind:
+            if is_behind and not also_behind:
                 raise SendingStopped(BEHIND)
             yield Turn(epoch, rail, lock)
 
@@ -290,6 +291,28 @@ class PostgresLedger:
             ).fetchall()
         return [(row[0], _wave(row[1:])) for row in rows]
 
+    def silent_files(self, rail: str) -> list[tuple[str, Wave]]:
+        """Files handed over of whose operations nothing at all was heard, in order."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                f"SELECT scope, wave, {_FILE}, handed_over, answered FROM live_batch b WHERE answered"
+                " AND coalesce(rail, %(rail)s) = %(rail)s AND EXISTS (SELECT FROM operation o JOIN unanswered u USING (operation_id)"
+                "  WHERE o.scope = b.scope AND o.wave = b.wave) AND NOT EXISTS (SELECT FROM operation o JOIN outcome c USING (operation_id)"
+                "  WHERE o.scope = b.scope AND o.wave = b.wave AND c.reason IS DISTINCT FROM 'never_received') ORDER BY file_sequence",
+                {"rail": rail},
+            ).fetchall()
+        return [(row[0], _wave(row[1:])) for row in rows]
+
+    def headers(self, rail: str) -> dict[int, set[str]]:
+        """By file number, the headers of what was handed over under it; empty for files of before headers were kept."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT file_sequence, array_agg(coalesce(header, '')) FROM batch JOIN batch_event USING (batch_id)"
+                " WHERE event = 'handed_over' AND coalesce(rail, %(rail)s) = %(rail)s GROUP BY 1",
+                {"rail": rail},
+            ).fetchall()
+        return {sequence: set(headers) for sequence, headers in rows}
+
     def last_sequence(self, rail: str) -> int:
         """Number of the last file of a rail that was handed over, and neither refused nor taken back; 0 for none."""
         with self._server.connect() as connection:
@@ -353,6 +376,59 @@ class PostgresLedger:
         failpoint("withdraw.recorded")
         return ended
 
+    # -- leading out --------------------------------------------------------------------------------------------
+
+    def order_stop_of_two(self, reason: str) -> None:
+        """Stop sending until two people resume it."""
+        with self._server.connect() as connection:
+            connection.execute("SELECT order_stop(%s, 2)", (reason,))
+
+    def intend_missing(self, scope: str, wave: int, operations: pa.Table) -> None:
+        """Commit those of a wave's `operations` (`OPERATION_COLUMNS`) that the books lack.
+
+        Raises:
+            FatalError: as `intend`.
+        """
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT replace(operation_id::text, '-', '') FROM operation WHERE scope = %s AND wave = %s",
+                (scope, wave),
+            ).fetchall()
+        known = pa.array([row[0] for row in rows], pa.string())
+        missing = operations.filter(pc.invert(pc.is_in(operations["operation_id"], known)))
+        if missing.num_rows:
+            self.intend(scope, missing)
+
+    def reenter_batch(self, turn: Turn, scope: str, wave: int, file: BatchFile) -> None:
+        """Enter that a wave's file was handed over; possible only while sending is stopped until two people resume it.
+
+        Raises:
+            GateClosed: it is not.
+            FatalError: the wave has another file.
+        """
+        with refusals(), self._server.connect() as connection:
+            connection.execute(
+                "SELECT reenter_batch(%s, %s, %s, %s, %s, %s, %s, %s)",
+                (turn.epoch, turn.rail, scope, wave, file.sequence, str(file.path), file.header, file.sha256),
+            )
+
+    def declare_lost(self, turn: Turn, scope: str, wave: Wave, *, effective_on: date) -> None:
+        """Enter that the acquirer never had a wave's file; possible only while sending is stopped until two people resume it.
+
+        Raises:
+            GateClosed: it is not.
+            FatalError: something was heard of it.
+        """
+        if wave.answered:
+            unknown = self.unknown(scope)
+            operations, _ = self.read_wave(scope, wave.number)
+            of_wave = pc.is_in(unknown["merchant_reference"], operations["merchant_reference"].combine_chunks())
+            self.resolve(scope, _never_received(unknown.filter(of_wave)), effective_on=effective_on)
+        with refusals(), self._server.connect() as connection:
+            connection.execute(
+                "SELECT declare_lost(%s, %s, %s)", (turn.epoch, wave.batch_id, "lost: the acquirer never had it")
+            )
+
     # -- outcomes -----------------------------------------------------------------------------------------------
 
     def record_answers(
@@ -405,7 +481,7 @@ class PostgresLedger:
         """What a scope has moved or may have moved: its files that went out, less what was declined of them."""
         with self._server.connect() as connection:
             sent = connection.execute(
-                "SELECT coalesce(sum(total_minor), 0)::bigint FROM wave_state WHERE scope = %s AND handed_over AND NOT rejected",
+                "SELECT coalesce(sum(total_minor), 0)::bigint FROM live_batch WHERE scope = %s AND handed_over",
                 (scope,),
             ).fetchone()[0]
             if not sent:
@@ -413,8 +489,8 @@ class PostgresLedger:
             expect_millions(connection)
             declined = connection.execute(
                 "SELECT coalesce(sum(o.amount_minor), 0)::bigint FROM operation o JOIN outcome c USING (operation_id)"
-                " WHERE o.scope = %s AND c.status = 'declined' AND c.reason <> 'withdrawn'",
-                (scope,),
+                " WHERE o.scope = %s AND c.status = 'declined' AND c.reason <> ALL (%s)",
+                (scope, list(NEVER_SENT)),
             ).fetchone()[0]
             return sent - declined
 
@@ -438,6 +514,15 @@ class PostgresLedger:
         return [
             {"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows
         ]
+
+    def damaged_answers(self) -> list[dict]:
+        """Answers that could not be trusted, newest first: scope, wave, detail, at. What they were about was asked about by key."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT scope, wave, detail, e.recorded_at FROM batch JOIN batch_event e USING (batch_id) WHERE event = 'damaged'"
+                " ORDER BY e.recorded_at DESC"
+            ).fetchall()
+        return [dict(zip(("scope", "wave", "detail", "at"), row, strict=True)) for row in rows]
 
     def unfinished(self) -> list[dict]:
         """Scopes that hold operations not sent, sent or unknown: what `stop` reports, by name."""
@@ -483,6 +568,14 @@ def _finals(scope: str, operations: pa.Table, answers: pa.Table) -> pa.Table:
     for name in asked.column_names:
         joined = joined.append_column(name, asked[name])
     return joined.filter(pc.is_in(joined["status"], FINAL_STATES))
+
+
+def _never_received(operations: pa.Table) -> pa.Table:
+    """The outcomes (`OUTCOME_SCHEMA`) of operations that were lost on their way."""
+    said = {"status": "declined", "reason": "never_received", "payment_id": None}
+    columns = {name: pa.repeat(pa.scalar(value, pa.string()), operations.num_rows) for name, value in said.items()}
+    columns |= {name: operations[name] for name in ("merchant_reference", "amount_minor")}
+    return pa.table({name: columns[name] for name in OUTCOME_SCHEMA.names})
 
 
 def _without(operations: pa.Table, finals: pa.Table) -> pa.Table:

@@ -89,6 +89,8 @@ REBILLED_SCHEMA = pa.schema([
 
 BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())])
 
+CHARGED_SINCE_SCHEMA = pa.schema([("operation_id", pa.uuid()), *BILL_SCHEMA])
+
 _STATES = sql.SQL(
     "SELECT o.*, d.reason, d.declined_on,"
     " CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
@@ -248,6 +250,7 @@ class PlanInProgress:
         """Find out whose wrong charges are undone: sending rebills changes nothing of that."""
         for name, read in (("moved", self._moved), ("deviated", self._deviated), ("settled", self._settled)):
             self._give(name, read())
+        self._give("charged_since", self._charged_since())
         self._give("billed_elsewhere", self._billed_elsewhere())
         days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
         self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
@@ -311,6 +314,18 @@ class PlanInProgress:
             " WHERE o.kind = 'refund' AND o.payment_method <> 'credit_card' AND o.scope = ANY({})"
         ).format(sql.Literal(self.scopes("refund")))
         return self._fetch(query, pa.schema([("original", pa.uuid())]))
+
+    def _charged_since(self) -> pa.Table:
+        """Charges of the period that went out, or of which something was heard, since the plan was made (`CHARGED_SINCE_SCHEMA`), and
+        that may have succeeded: the plan knows nothing of them."""
+        query = sql.SQL(
+            "SELECT o.operation_id, o.customer_id, o.billing_period, o.bill_cycle FROM operation o LEFT JOIN outcome c USING (operation_id)"
+            " WHERE o.kind = 'charge' AND o.billing_period = {period} AND c.status IS DISTINCT FROM 'declined'"
+            " AND (o.operation_id IN (SELECT operation_id FROM unanswered) OR (o.scope, o.wave) IN"
+            "  (SELECT b.scope, b.wave FROM live_batch b JOIN batch_event e USING (batch_id) WHERE e.event IN ('handed_over', 'answered')"
+            "   AND e.recorded_at > (SELECT recorded_at FROM plan WHERE plan_digest = {plan})))"
+        ).format(period=sql.Literal(self._plan.incident.billing_period), plan=sql.Literal(self._plan.plan_digest))
+        return self._fetch(query, CHARGED_SINCE_SCHEMA)
 
     def _billed_elsewhere(self) -> pa.Table:
         """Bills that another incident of the period has rebilled, or may have (`BILL_SCHEMA`): nobody is charged the right amount twice."""

@@ -2,7 +2,7 @@
 
 -- Locks that a reader cannot take: a row that only the function below locks, until its caller's transaction ends.
 CREATE TABLE mutex (name text COLLATE "C" PRIMARY KEY);
-CREATE FUNCTION take_mutex(p_name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+CREATE FUNCTION take_mutex(p_name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 BEGIN
     INSERT INTO mutex (name) VALUES (p_name) ON CONFLICT DO NOTHING;
     PERFORM FROM mutex WHERE name = p_name FOR UPDATE;
@@ -57,7 +57,7 @@ INSERT INTO wave_end (scope, wave, reason)
 
 -- -- taking a turn ---------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION require_epoch(p_epoch bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+CREATE FUNCTION require_epoch(p_epoch bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 BEGIN
     PERFORM FROM sender WHERE epoch = p_epoch FOR KEY SHARE;
     IF NOT FOUND THEN
@@ -65,13 +65,13 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION last_sequence(p_rail text) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER SET search_path = makegood AS $$
+CREATE FUNCTION last_sequence(p_rail text) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
     SELECT coalesce(max(b.file_sequence), 0) FROM live_batch b WHERE b.handed_over AND coalesce(b.rail, p_rail) = p_rail
 $$;
 
 -- Returns the new epoch, and whether this database is behind what the rail, or the note beside it, knows to have gone out.
 CREATE FUNCTION begin_sending(p_rail text, p_epoch bigint, p_sequence bigint, OUT epoch bigint, OUT is_behind boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE before bigint;
 BEGIN
     SELECT s.epoch INTO before FROM sender s FOR NO KEY UPDATE;
@@ -87,7 +87,7 @@ END $$;
 CREATE FUNCTION record_batch(
     p_epoch bigint, p_rail text, p_scope text, p_wave integer, p_sequence bigint, p_path text, p_staged text, p_header text,
     p_sha256 text, p_count bigint, p_total numeric
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE recorded bigint;
 BEGIN
     PERFORM require_epoch(p_epoch);
@@ -108,7 +108,7 @@ BEGIN
 END $$;
 
 -- Why a run may not be charged now, whatever the code above says; NULL where it may.
-CREATE FUNCTION run_refusal(p_scope text, p_wave integer) RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = makegood AS $$
+CREATE FUNCTION run_refusal(p_scope text, p_wave integer) RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE
     period text;
     holding text;
@@ -140,7 +140,7 @@ END $$;
 
 -- Why a step of a plan may not be carried out now; NULL where it may. `p_at` is the instant that windows are held against.
 CREATE FUNCTION plan_refusal(p_scope text, p_at timestamptz, p_timezone text, OUT refusal text, OUT is_outside_window boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = makegood AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE
     incident text := split_part(p_scope, '/', 1);
     step text := split_part(p_scope, '/', 3);
@@ -176,7 +176,7 @@ END $$;
 -- approval, window, and whether the file is of just the operations that the wave has. Errors: MG001 not this sender's turn, MG002 stopped,
 -- MG003 not allowed, MG004 outside its window, MG005 the file is not what the wave says.
 CREATE FUNCTION hand_over(p_epoch bigint, p_batch bigint, p_as_of timestamptz, p_timezone text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE
     file record;
     said record;
@@ -231,7 +231,7 @@ END $$;
 
 -- What became of a file otherwise. `withdrawn`: the caller has moved it out of the acquirer's reach, or it was never handed over.
 CREATE FUNCTION record_event(p_epoch bigint, p_batch bigint, p_event text, p_detail text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE file record;
 BEGIN
     PERFORM require_epoch(p_epoch);
@@ -252,7 +252,7 @@ END $$;
 
 -- End intents of these scopes that are in no file that may move money: what is due is decided anew. Returns their number.
 CREATE FUNCTION end_unsent(p_epoch bigint, p_scopes text[], p_reason text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE ended bigint;
 BEGIN
     PERFORM require_epoch(p_epoch);
@@ -267,6 +267,57 @@ BEGIN
         WHERE w.scope = ANY (p_scopes) AND NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id);
     GET DIAGNOSTICS ended = ROW_COUNT;
     RETURN ended;
+END $$;
+
+-- -- leading out of what no code foresees: only while two people have to let sending go on --------------------------------------
+
+CREATE FUNCTION require_stop_of_two() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM open_stop WHERE needs_people >= 2) THEN
+        RAISE EXCEPTION 'the books are repaired only while sending is stopped until two people resume it' USING ERRCODE = 'MG003';
+    END IF;
+END $$;
+
+-- A file that went out and that this database knows nothing of, or only up to the moment before: it was restored from a backup, or
+-- promoted late.
+CREATE FUNCTION reenter_batch(
+    p_epoch bigint, p_rail text, p_scope text, p_wave integer, p_sequence bigint, p_path text, p_header text, p_sha256 text
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
+DECLARE recorded bigint;
+BEGIN
+    PERFORM require_stop_of_two();
+    SELECT batch_id INTO recorded FROM live_batch WHERE scope = p_scope AND wave = p_wave AND header = p_header AND NOT handed_over;
+    IF recorded IS NOT NULL THEN
+        PERFORM require_epoch(p_epoch);
+        INSERT INTO batch_event (batch_id, event) VALUES (recorded, 'handed_over'), (recorded, 'reentered');
+        RETURN recorded;
+    END IF;
+    SELECT record_batch(p_epoch, p_rail, p_scope, p_wave, p_sequence, p_path, NULL, p_header, p_sha256, count(*), sum(amount_minor))
+        INTO recorded FROM operation WHERE scope = p_scope AND wave = p_wave;
+    INSERT INTO batch_event (batch_id, event) VALUES (recorded, 'handed_over'), (recorded, 'reentered');
+    RETURN recorded;
+END $$;
+
+-- A file that was handed over and that the acquirer never had. Where its operations were called unknown, each has come to `never_received`
+-- before this is called; else its wave is sent anew.
+CREATE FUNCTION declare_lost(p_epoch bigint, p_batch bigint, p_detail text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
+DECLARE file record;
+BEGIN
+    PERFORM require_epoch(p_epoch);
+    PERFORM require_stop_of_two();
+    SELECT * INTO file FROM live_batch WHERE batch_id = p_batch AND handed_over;
+    IF file.batch_id IS NULL THEN
+        RAISE EXCEPTION 'that file was not handed over' USING ERRCODE = 'MG005';
+    END IF;
+    IF file.answered THEN
+        IF EXISTS (SELECT FROM operation o LEFT JOIN outcome c USING (operation_id)
+                   WHERE o.scope = file.scope AND o.wave = file.wave AND c.reason IS DISTINCT FROM 'never_received') THEN
+            RAISE EXCEPTION 'of that file something was heard' USING ERRCODE = 'MG005';
+        END IF;
+        INSERT INTO wave_end (scope, wave, reason) VALUES (file.scope, file.wave, p_detail) ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO batch_event (batch_id, event, detail) VALUES (p_batch, 'withdrawn', p_detail);
 END $$;
 
 -- -- what may be written ---------------------------------------------------------------------------------------------------
@@ -333,7 +384,7 @@ CREATE TRIGGER attempts_follow_failures AFTER INSERT ON operation
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION attempts_follow_failures();
 
 -- An incident stands before or after each hand-over, never beside one: after it, nothing of its cohort leaves any more.
-CREATE FUNCTION holds_wait_for_hand_overs() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
+CREATE FUNCTION holds_wait_for_hand_overs() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 BEGIN
     PERFORM FROM sender FOR NO KEY UPDATE;
     RETURN NULL;
@@ -348,16 +399,16 @@ CREATE VIEW open_stop AS
     SELECT order_id, person, reason, recorded_at, 1 AS needs_people, ARRAY[]::text[] AS lifted_by
     FROM (SELECT * FROM sending_order ORDER BY order_id DESC LIMIT 1) newest WHERE action = 'stop';
 
-CREATE FUNCTION order_stop(p_reason text, p_people integer) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood AS $$
-BEGIN
-    INSERT INTO sending_order (action, reason) VALUES ('stop', p_reason);
-END $$;
+CREATE FUNCTION order_stop(reason text, needs_people integer) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+    SET search_path = makegood, pg_temp AS $$
+    INSERT INTO sending_order (action, reason) VALUES ('stop', $1) RETURNING order_id
+$$;
 
 REVOKE INSERT ON batch, batch_event FROM makegood_pipeline;
 REVOKE EXECUTE ON FUNCTION take_mutex, require_epoch, last_sequence, begin_sending, record_batch, run_refusal, plan_refusal, hand_over,
-    record_event, end_unsent, order_stop FROM PUBLIC;
+    record_event, end_unsent, require_stop_of_two, reenter_batch, declare_lost, order_stop FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION take_mutex TO makegood_pipeline, makegood_operator, makegood_approver, makegood_airflow;
-GRANT EXECUTE ON FUNCTION require_epoch, last_sequence, begin_sending, record_batch, hand_over, record_event, end_unsent, order_stop
-    TO makegood_pipeline;
+GRANT EXECUTE ON FUNCTION require_epoch, last_sequence, begin_sending, record_batch, hand_over, record_event, end_unsent, reenter_batch, declare_lost,
+    order_stop TO makegood_pipeline;
 GRANT SELECT ON sender, live_batch, wave_end, open_stop
     TO makegood_pipeline, makegood_airflow, makegood_operator, makegood_approver, makegood_analyst;

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pipeline.adapters.durable import sync_folder, write_durably
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost
-from pipeline.ports import BatchFile, Noted, Whereabouts
+from pipeline.ports import BatchFile, Noted, SentFile, Whereabouts
 from pipeline.schema import OPERATION_SCHEMA, OUTCOME_SCHEMA
 
 FIELD_CHARACTERS_MAX = 80
@@ -40,6 +40,11 @@ POLL_SECONDS = 0.01
 
 DAMAGE_SECONDS = 2.0
 """How long an answer that makes no sense is read again, as it may still be arriving, before it is called damaged."""
+
+HEADER_FIELDS = (
+    "FH", "version", "environment", "level", "company", "platform", "sequence", "api user", "file type", "echo data",
+)  # fmt: skip
+"""Of a file's first line."""
 
 DIGEST_DIGITS = 16
 """Of a digest of the operations, in the echo data: every answer then names the very file it is about."""
@@ -236,6 +241,46 @@ class AdyenBatchRail:
         if self._has_arrived(file):
             return "delivered"
         return "missing" if file.staged is not None else "withdrawn"  # of before there was a staged copy: it never went
+
+    def whereabouts(self, file: BatchFile) -> str:
+        """Where a file is: `staged`, or as `recall` says; moves nothing."""
+        if file.staged is not None and file.staged.exists():
+            return "staged"
+        if file.staged is not None and (self.folder / "withdrawn" / file.staged.name).exists():
+            return "withdrawn"
+        if self._has_arrived(file):
+            return "delivered"
+        return "missing" if file.staged is not None else "withdrawn"
+
+    def sent_files(self) -> list[SentFile]:
+        """The files that the acquirer has accepted, or that lie before it, in the order of their numbers."""
+        found = {}
+        for place, ending in (("in", ""), ("result", "_result")):
+            for path in (self.folder / place).glob(f"{self.account.platform}_*.csv{ending}"):
+                header = _header_of(path)
+                fields = header.split(",")
+                if len(fields) == len(HEADER_FIELDS) and fields[6].isdecimal():
+                    scope, _, wave = fields[9].rpartition(" ")[0].rpartition(" wave ")
+                    number = int(wave) if wave.isdecimal() else 0
+                    found[header] = SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, number)
+        return sorted(found.values(), key=lambda sent: sent.sequence)
+
+    def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:
+        """A file that went out, from the evidence that was kept of it, and its operations.
+
+        Raises:
+            FatalError: the evidence is gone, or of another file.
+        """
+        path = self.outbox / sent.name
+        if _header_of(path) != sent.header:
+            raise FatalError(
+                f"{path} is not the file that the acquirer has under number {sent.sequence}: put it back from a backup, then repair again"
+            )
+        content = path.read_bytes()
+        _, operations = read_request(content, name=path.name)
+        total = pc.sum(operations["amount_minor"]).as_py() or 0
+        digest = hashlib.sha256(content).hexdigest()
+        return BatchFile(path, None, sent.sequence, sent.header, digest, operations.num_rows, total), operations
 
     def _has_arrived(self, file: BatchFile) -> bool:
         """Whether the file lies before the acquirer, or an answer names it."""
