@@ -29,6 +29,8 @@ class Settings:
             `MAKEGOOD_CHARGE_DAYS` as `first-last`).
         login, password: the person who decides (`MAKEGOOD_LOGIN`, `MAKEGOOD_PASSWORD`); a database login.
         suites: the folder of expectation suites (`MAKEGOOD_SUITES`, default `expectations/suites`).
+        audit_anchor: a second folder for the signed heads of the audit log, best where others look after it
+            (`MAKEGOOD_AUDIT_ANCHOR`); None keeps them below `home` alone.
     """
 
     home: Path
@@ -39,6 +41,7 @@ class Settings:
     login: str | None
     password: str | None
     suites: Path
+    audit_anchor: Path | None = None
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -58,6 +61,9 @@ class Settings:
             login=env.get("MAKEGOOD_LOGIN") or None,
             password=env.get("MAKEGOOD_PASSWORD") or None,
             suites=Path(env.get("MAKEGOOD_SUITES") or PROJECT_ROOT / "expectations" / "suites").resolve(),
+            audit_anchor=Path(env["MAKEGOOD_AUDIT_ANCHOR"]).expanduser().resolve()
+            if env.get("MAKEGOOD_AUDIT_ANCHOR")
+            else None,
         )
 
     @property
