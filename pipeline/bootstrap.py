@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from pipeline import calibrate as calibrate_stage
 from pipeline import extract as extract_stage
 from pipeline import failpoints
@@ -363,7 +365,7 @@ class Makegood(Remediation, Declarations):
         """Halt all sending within one wave; returns what is left, by name, or None where that cannot be said just now."""
         by = self.register.stop(reason, login=self.settings.login, password=self.settings.password)
         left = None
-        with contextlib.suppress(MakegoodError):  # the stop stands, whatever becomes of this question
+        with contextlib.suppress(MakegoodError, psycopg.Error):  # the stop stands, whatever becomes of this question
             left = self.ledger.unfinished()
         return {"sending": "stopped", "by": by, "left": left}
 

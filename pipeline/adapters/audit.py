@@ -114,12 +114,13 @@ class AuditLog:
             return connection.execute("SELECT makegood.settled_before()").fetchone()[0].astimezone(UTC).isoformat()
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """The books: every table that rows are only appended to with the time, and that no reader may write to; with its columns."""
+        """The books, with their columns: every table whose rows carry the time at which they were appended, and no reader may write to."""
         with self._server.connect() as connection:
             rows = connection.execute(
                 "SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
                 " WHERE c.relnamespace = 'makegood'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped"
                 " AND c.relname <> 'audit' AND NOT has_any_column_privilege('makegood_analyst', c.oid, 'INSERT')"
+                " AND has_table_privilege(c.oid, 'SELECT')"
                 " GROUP BY c.relname HAVING bool_or(a.attname = ANY(%s)) ORDER BY c.relname",
                 (list(_TIMES),),
             ).fetchall()
@@ -127,15 +128,11 @@ class AuditLog:
 
     def digest(self, table: str, columns: Sequence[str], since: str, until: str) -> TableDigest | None:
         """The digest of a table's rows that were recorded from `since` on and before `until`; None where it lacks a column."""
-        time = next((name for name in _TIMES if name in columns), None)
-        total = sql.SQL("sum(amount_minor)::text") if "amount_minor" in columns else sql.SQL("NULL")
-        query = sql.SQL(
-            "SELECT count(*), {total}, encode(sha256(coalesce(string_agg(row_digest, ''::bytea ORDER BY row_digest), ''::bytea)), 'hex')"
-            " FROM (SELECT *, sha256(convert_to(ROW({columns})::text, 'UTF8')) AS row_digest FROM {table}"
-            " WHERE {time} >= {since}::timestamptz AND {time} < {until}::timestamptz) recorded"
-        ).format(
-            total=total, columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(table),
-            time=sql.Identifier(time or ""), since=sql.Literal(since), until=sql.Literal(until),
+        time = next((name for name in _TIMES if name in columns), "")
+        amount = sql.Identifier("amount_minor") if "amount_minor" in columns else sql.SQL("NULL::bigint")
+        query = _DIGEST.format(
+            amount=amount, columns=sql.SQL(", ").join(map(sql.Identifier, columns)), table=sql.Identifier(table),
+            time=sql.Identifier(time), since=sql.Literal(since), until=sql.Literal(until),
         )  # fmt: skip
         with self._server.connect() as connection:
             expect_millions(connection)
@@ -143,11 +140,21 @@ class AuditLog:
                 connection.execute("SELECT set_config(%s, %s, true)", (name, value))
             try:
                 with connection.transaction():
-                    rows, amount, digest = connection.execute(query).fetchone()
+                    rows, total, digest = connection.execute(query).fetchone()
             except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
                 return None
-        return TableDigest(table, tuple(columns), rows, None if amount is None else int(amount), digest)
+        return TableDigest(table, tuple(columns), rows, None if total is None else int(total), digest)
 
 
 _TIMES = ("recorded_at", "opened_at", "verified_at")
 """Columns that say when a row was recorded; a table has one of them."""
+
+_DIGEST = sql.SQL(
+    "SELECT coalesce(sum(rows), 0)::bigint, sum(amount)::text,"
+    "  encode(sha256(coalesce(string_agg(digest, ''::bytea ORDER BY day), ''::bytea)), 'hex')"
+    " FROM (SELECT day, count(*) AS rows, sum(amount) AS amount, sha256(string_agg(digest, ''::bytea ORDER BY digest)) AS digest"
+    "  FROM (SELECT ({time} AT TIME ZONE 'UTC')::date AS day, {amount} AS amount,"
+    "    sha256(convert_to(ROW({columns})::text, 'UTF8')) AS digest"
+    "   FROM {table} WHERE {time} >= {since}::timestamptz AND {time} < {until}::timestamptz) recorded GROUP BY day) days"
+)
+"""Rows, amount and digest of what was recorded in a time: day by day, since the digests of all rows of years fit into no value."""

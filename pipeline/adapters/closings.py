@@ -147,7 +147,9 @@ class Closings:
                 raise GateClosed(f"{incident.incident_id} cannot close: {error.diag.message_primary}") from None
             except psycopg.errors.InsufficientPrivilege as error:
                 raise UsageError(f"{login} may not close an incident: {error.diag.message_primary}") from None
-            detail = {"residual_minor": proof["residual_minor"]} | ({"user": user} if user else {})
+            detail = {"residual_minor": proof["residual_minor"], "proof": said["proof_id"]} | (
+                {"user": user} if user else {}
+            )
             append_audit(connection, "close_incident", incident.incident_id, detail)
 
     def keep_case(self, incident_id: str, wrong_run: str, history: list[dict[str, str]]) -> None:
