@@ -6,12 +6,14 @@ take the same path.
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 
 from pipeline import calibrate as calibrate_stage
@@ -30,7 +32,7 @@ from pipeline.core.declared import declared_digest
 from pipeline.core.money import format_minor
 from pipeline.core.verdict import PEOPLE_NEEDED, Verification
 from pipeline.declarations import Declarations
-from pipeline.errors import GateClosed, OutsideWindow, UsageError
+from pipeline.errors import GateClosed, MakegoodError, OutsideWindow, UsageError
 from pipeline.judge import load_suites
 from pipeline.ports import Due, HistoryPeriod, LandedRun, Progress, no_progress
 from pipeline.sending import Sending
@@ -317,7 +319,7 @@ class Makegood(Sending, Declarations):
         """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
         authority = self.require_release_allowed(run_id)
         release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=partial(self._due_of, run_id))
-        self.register.audit("release", run_id, {"allowed_by": authority})
+        self.audit_log.append("release", run_id, {"allowed_by": authority})
         return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
 
     def send_wave(self, run_id: str, wave: int) -> release_stage.Released:
@@ -332,7 +334,7 @@ class Makegood(Sending, Declarations):
     def release(self, run_id: str) -> release_stage.Released:
         """Charge what the run still owes the acquirer; calling it again charges nothing twice."""
         authority = self.require_release_allowed(run_id)
-        self.register.audit("release", run_id, {"allowed_by": authority})
+        self.audit_log.append("release", run_id, {"allowed_by": authority})
         try:
             with self.rail() as rail:
                 return release_stage.release(
@@ -367,14 +369,25 @@ class Makegood(Sending, Declarations):
         return find_due(run, charged, first_wave=first_wave, held_issuers=held)
 
     def stop(self, reason: str) -> dict[str, Any]:
-        """Halt all sending within one wave; returns what is left, by name."""
-        self.register.order_sending("stop", reason=reason, login=self.settings.login, password=self.settings.password)
-        return {"sending": "stopped", "left": self.ledger.unfinished()}
+        """Halt all sending within one wave; returns what is left, by name, or None where that cannot be said just now."""
+        by = self.register.stop(reason, login=self.settings.login, password=self.settings.password)
+        left = None
+        with contextlib.suppress(MakegoodError, psycopg.Error):  # the stop stands, whatever becomes of this question
+            left = self.ledger.unfinished()
+        return {"sending": "stopped", "by": by, "left": left}
 
-    def resume(self, reason: str) -> dict[str, Any]:
-        """Allow sending again."""
-        self.register.order_sending("resume", reason=reason, login=self.settings.login, password=self.settings.password)
-        return {"sending": "allowed", "left": self.ledger.unfinished()}
+    def resume(self, reason: str, stops: Sequence[int] = ()) -> dict[str, Any]:
+        """Lift stops as the person whose login the settings carry; says which still stand.
+
+        Args:
+            stops: their numbers; none means every one that stands now.
+        """
+        standing = self.register.resume(reason, stops=stops, login=self.settings.login, password=self.settings.password)
+        return {
+            "sending": "stopped" if standing else "allowed",
+            "stops": [asdict(stop) for stop in standing],
+            "left": self.ledger.unfinished(),
+        }
 
 
 REPORT_NAME = "report.html"

@@ -8,8 +8,10 @@ import contextlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import cached_property
+from getpass import getuser
 
 from pipeline.adapters import postgres
+from pipeline.adapters.audit import AuditLog, append_audit
 from pipeline.adapters.declared_changes import DeclaredChanges
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
@@ -46,6 +48,10 @@ class Installation:
         return Register(self.server)
 
     @cached_property
+    def audit_log(self) -> AuditLog:
+        return AuditLog(self.server)
+
+    @cached_property
     def changes(self) -> DeclaredChanges:
         return DeclaredChanges(self.server)
 
@@ -64,10 +70,18 @@ class Installation:
         return self.as_of.astimezone(self.settings.timezone).date()
 
     def add_person(self, name: str, role: str, *, admin_url: str | None) -> dict[str, str]:
-        """Give a person a login; with the embedded server its password is made and kept in a file."""
+        """Give a person a login; with the embedded server its password is made and kept in a file.
+
+        The audit log has who added whom: the person logged in, else the service, and the operating system's user.
+        """
         if admin_url is None and self.settings.database_url:
             raise UsageError("on your own server pass --admin-url with a login that may create roles")
+        postgres.require_person_name(name)
         passwords = None if admin_url else self.server.passwords
+        with self.server.connect(
+            self.settings.login, self.settings.password
+        ) as connection:  # first: nobody is added unrecorded
+            append_audit(connection, "add_person", name, {"role": role, "system_user": getuser()})
         postgres.add_person(admin_url or postgres.superuser_url(self.settings), passwords, name, f"makegood_{role}")
         where = f"password in {passwords / name}" if passwords else "set a password on your server"
         return {"login": name, "role": role, "password": where}

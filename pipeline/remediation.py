@@ -50,8 +50,8 @@ from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.errors import GateClosed, UsageError
-from pipeline.installation import Installation
 from pipeline.judge import load_suites
+from pipeline.oversight import Oversight
 from pipeline.ports import HistoryPeriod
 from pipeline.remedy import Guard, preview, require_live_states
 
@@ -61,7 +61,7 @@ KEPT_FOR_PAGE = {"reconciliation": "reconciliation.json", "proof": "proof.json"}
 """What the newest reconciliation and proof have found, beside the incident's page that shows it."""
 
 
-class Remediation(Installation):
+class Remediation(Oversight):
     """Putting wrong charges right; the people are whoever the settings or Airflow authenticated."""
 
     # -- incidents ----------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class Remediation(Installation):
         with contextlib.closing(PlanInProgress(self.server, plan, step, self.business_day)) as books:
             if dry_run:
                 return names | {"dry_run": True} | preview(books)
-            self.register.audit(step, incident_id, {"plan": plan.plan_digest})
+            self.audit_log.append(step, incident_id, {"plan": plan.plan_digest})
             with self.rail() as rail:
                 sender = self._sender_with(rail, StopRule(amount_minor_max=plan.total_minor))
                 if step == "rebill":
@@ -300,11 +300,12 @@ class Remediation(Installation):
         return self._reconcile(self.incidents.find(incident_id)).to_json()
 
     def settle_day(self) -> dict[str, Any]:
-        """The daily settlement: look up what is unknown in any scope, then match all files with all operations."""
+        """The daily settlement: look up what is unknown in any scope, match all files with all operations, and anchor log and books."""
         unknown = sorted({item["scope"] for item in self.ledger.unfinished() if item["state"] == "unknown"})
         self._look_up(unknown)
         left = [item for item in self.ledger.unfinished() if item["state"] == "unknown"]
-        return self._reconcile(None).to_json() | {"looked_up": len(unknown), "unknown": left}
+        found = self._reconcile(None).to_json()
+        return found | {"looked_up": len(unknown), "unknown": left, "anchor": self.anchor_audit(with_books=True)}
 
     def _look_up(self, scopes: list[str]) -> None:
         """Ask what became of operations that were sent and never answered; that moves no money."""
@@ -445,6 +446,7 @@ class Remediation(Installation):
         kept = self._keep_case(incident)
         record = proof.to_json() | {"accepted_open": accept_open, "untold": untold}
         self.closings.close(incident, record, login=self.settings.login, password=self.settings.password, user=user)
+        anchor = self.anchor_audit(with_books=False)
         page = self.render_incident(incident_id)
         folder = self.settings.home / "incidents" / incident_id
         return {
@@ -452,6 +454,7 @@ class Remediation(Installation):
             "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": untold,
             "regression_case": kept, "balances": balances, "book": str(folder / "book.parquet"),
             "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(), "report": str(page),
+            "anchor": anchor,
         }  # fmt: skip
 
     def _counted(self, incident: Incident) -> tuple[int, dict[str, int]]:

@@ -33,6 +33,8 @@ class Settings:
         login, password: the person who decides (`MAKEGOOD_LOGIN`, `MAKEGOOD_PASSWORD`); a database login.
         suites: the folder of expectation suites (`MAKEGOOD_SUITES`, default `expectations/suites`).
         answer_seconds: how long a file waits for its answers before its operations are called unknown (`MAKEGOOD_ANSWER_SECONDS`).
+        audit_anchor: a second folder for the signed heads of the audit log, best where others look after it
+            (`MAKEGOOD_AUDIT_ANCHOR`); None keeps them below `home` alone.
     """
 
     home: Path
@@ -44,6 +46,7 @@ class Settings:
     password: str | None
     suites: Path
     answer_seconds: float
+    audit_anchor: Path | None = None
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -64,6 +67,9 @@ class Settings:
             password=env.get("MAKEGOOD_PASSWORD") or None,
             suites=Path(env.get("MAKEGOOD_SUITES") or PROJECT_ROOT / "expectations" / "suites").resolve(),
             answer_seconds=_seconds(env.get("MAKEGOOD_ANSWER_SECONDS", "120")),
+            audit_anchor=Path(env["MAKEGOOD_AUDIT_ANCHOR"]).expanduser().resolve()
+            if env.get("MAKEGOOD_AUDIT_ANCHOR")
+            else None,
         )
 
     @property

@@ -6,6 +6,7 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -78,7 +79,7 @@ class World:
 
     def __init__(self, settings: Settings, folder: Path, name: str) -> None:
         self.settings = replace(settings, home=folder)
-        self.server = postgres.open_server(settings)
+        self.server, self._superuser = postgres.open_server(settings), postgres.superuser_url(settings)
         self.register = Register(self.server)
         self.incidents = IncidentRegister(self.server, folder)
         self.run_id = f"{PERIOD}-{md5(name.encode()).hexdigest()[:12]}"
@@ -137,6 +138,19 @@ class World:
         sender = self.sender()
         with sender.turn() as turn:
             sender.send(turn, scope, **options)
+
+    def plant_hand_over(self, scope: str, wave: int) -> None:
+        """A file of a wave went out, whatever `hand_over` would say; only the server's superuser can write that."""
+        url = postgres.conninfo(self._superuser).replace("/postgres?", f"/{postgres.DATABASE}?")
+        with psycopg.connect(url, options="-c search_path=makegood") as connection:
+            connection.execute(
+                "WITH file AS (INSERT INTO batch (scope, wave, file_sequence, file_path, sha256, operation_count, total_minor, rail)"
+                " SELECT %(scope)s, %(wave)s, 99, 'p', '0', 1, 1, 'another' WHERE NOT EXISTS"
+                "  (SELECT FROM batch WHERE scope = %(scope)s AND wave = %(wave)s) RETURNING batch_id)"
+                " INSERT INTO batch_event (batch_id, event)"
+                " SELECT batch_id, e FROM file, unnest('{handed_over,answered}'::text[]) e",
+                {"scope": scope, "wave": wave},
+            )
 
     def _charge_elsewhere(self, charges: pa.Table) -> None:
         """Charges that another system made, and that the books then have in the run's scope."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 VERBS = {
     "extract", "verify", "release", "report", "assess", "plan", "approve", "cancel", "refund", "rebill", "reconcile", "notify",
-    "incident", "close", "lookup", "calibrate",
+    "incident", "close", "lookup", "calibrate", "audit",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -39,6 +39,7 @@ MAY_IMPORT = {
 
 EVERYTHING = {
     "installation",
+    "oversight",
     "remediation",
     "sending",
     "declarations",
@@ -52,6 +53,7 @@ EVERYTHING = {
     "cli_generate",
     "cli_calibrate",
     "cli_scorecard",
+    "cli_audit",
     "scorecard",
     "__main__",
 }

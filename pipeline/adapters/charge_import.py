@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from psycopg import sql
 
 from pipeline.adapters import duck
+from pipeline.adapters.audit import append_audit
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.byte_check import ByteCheck, check_binary, check_text
 from pipeline.adapters.ledger import OPERATION_COLUMNS, OUTCOME_COLUMNS, with_entry
 from pipeline.adapters.postgres import Server, conninfo
-from pipeline.adapters.runs import append_audit
 from pipeline.adapters.strict_columns import DEFAULT_BILL_CYCLE, Place, whole_numbers
 from pipeline.core.ledger import posting_for
 from pipeline.errors import FatalError, GateClosed, UnreadableInput

@@ -18,14 +18,17 @@ import psycopg
 import pyarrow as pa
 from psycopg.rows import dict_row
 
+from pipeline.adapters.audit import append_audit
 from pipeline.adapters.bulk import copy_in
 from pipeline.adapters.plan_file import read_plan
-from pipeline.adapters.postgres import Server
-from pipeline.adapters.runs import append_audit
+from pipeline.adapters.postgres import Server, insert_row, take_mutex
 from pipeline.core.window import Window, Windows
 from pipeline.errors import FatalError, GateClosed, UsageError
 
 APPROVER_ROLE = "makegood_approver"
+
+LOCK_WAIT = "60s"
+"""How long opening an incident waits for another being opened: both take a moment."""
 
 EXCEPTION_COLUMNS = [
     "plan_digest", "customer_id", "billing_period", "bill_cycle", "occurrence", "reversal", "rebill", "reason",
@@ -174,7 +177,9 @@ class IncidentRegister:
         chosen = sorted(set(issuers)) if issuers is not None else None
         incident_id = incident_id_of(billing_period, charge_scope, chosen)
         with self._as_person(login, password) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.incident'))")
+            take_mutex(
+                connection, "incident", wait=LOCK_WAIT, busy="somebody is opening an incident just now; try again"
+            )
             _require_free(connection, incident_id, charge_scope, chosen)
             try:
                 opened = connection.execute(
@@ -345,12 +350,8 @@ class IncidentRegister:
             raise UsageError("a rejection needs its reason: --reason TEXT")
         record = self.plan(plan_digest)
         with self._as_person(login, password) as connection:
-            done = connection.execute(
-                "INSERT INTO plan_rejection (plan_digest, reason, person, channel)"
-                " VALUES (%s, %s, coalesce(%s, session_user), %s) ON CONFLICT DO NOTHING",
-                (record.plan_digest, reason, person, "airflow" if person else "database"),
-            )
-            if done.rowcount:
+            said = {"plan_digest": record.plan_digest, "reason": reason}
+            if insert_row(connection, "plan_rejection", said, passed_on={"person": person}):
                 detail = {"plan": record.plan_digest, "reason": reason} | ({"user": person} if person else {})
                 append_audit(connection, "reject_plan", record.incident_id, detail)
         return self.plan(record.plan_digest)
@@ -514,14 +515,13 @@ def _insert_plan(
     connection: psycopg.Connection, incident: Incident, plan_digest: str, file: str, windows: Windows, operation_count: int,
     total_minor: int, summary: dict[str, Any], exceptions: pa.Table, successor_of: str | None, *, requested_by: str | None,
 ) -> None:  # fmt: skip
-    stored = connection.execute(
-        "INSERT INTO plan (plan_digest, incident_id, corrected_run, successor_of, file, reversal_first, reversal_last,"
-        " rebill_first, rebill_last, operation_count, total_minor, summary, requested_by)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, session_user)) ON CONFLICT (plan_digest) DO NOTHING",
-        (plan_digest, incident.incident_id, incident.corrected_run, successor_of, file, windows.reversal.first, windows.reversal.last,
-         windows.rebill.first, windows.rebill.last, operation_count, total_minor, json.dumps(summary), requested_by),
-    )  # fmt: skip
-    if not stored.rowcount:
+    row = {
+        "plan_digest": plan_digest, "incident_id": incident.incident_id, "corrected_run": incident.corrected_run,
+        "successor_of": successor_of, "file": file, "reversal_first": windows.reversal.first, "reversal_last": windows.reversal.last,
+        "rebill_first": windows.rebill.first, "rebill_last": windows.rebill.last, "operation_count": operation_count,
+        "total_minor": total_minor, "summary": json.dumps(summary),
+    }  # fmt: skip
+    if not insert_row(connection, "plan", row, passed_on={"requested_by": requested_by}):
         return
     named = exceptions.append_column("plan_digest", pa.repeat(plan_digest, exceptions.num_rows))
     copy_in(connection, "plan_exception", named.to_batches(), EXCEPTION_COLUMNS)
@@ -534,13 +534,10 @@ def _insert_approval(
 ) -> None:
     short = plan.plan_digest[:12]
     try:
-        connection.execute(
-            "INSERT INTO approval (plan_digest, operation_count, total_minor, requested_by, expires_at, approver)"
-            " VALUES (%s, %s, %s, %s, %s, coalesce(%s, session_user))",
-            (plan.plan_digest, plan.operation_count, plan.total_minor, plan.requested_by, expires_at, approver),
-        )
-    except psycopg.errors.UniqueViolation:
-        raise GateClosed(f"plan {short} has been approved already; an approval is used once") from None
+        agreed = {"plan_digest": plan.plan_digest, "operation_count": plan.operation_count, "total_minor": plan.total_minor,
+                  "requested_by": plan.requested_by, "expires_at": expires_at}  # fmt: skip
+        if not insert_row(connection, "approval", agreed, passed_on={"approver": approver}):
+            raise GateClosed(f"plan {short} has been approved already; an approval is used once")
     except psycopg.errors.ForeignKeyViolation:
         raise GateClosed(
             f"plan {short} is not what was shown (count, total or requester differ); look at it again"

@@ -23,13 +23,16 @@ from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
-from pipeline.errors import FatalError, RetriableError, UnreadableInput
+from pipeline.errors import FatalError, UnreadableInput
 
 SMS_BYTES_MAX = 90
 """EUC-KR bytes of a short message in Korea; longer ones go as LMS."""
 
 LMS_BYTES_MAX = 2_000
 """EUC-KR bytes of a long message; a template that could exceed it is a mistake."""
+
+LOCK_WAIT = "100ms"
+"""Whoever finds somebody else at it does not wait: the messages are going out."""
 
 CONTACTS = "contacts.parquet"
 
@@ -87,13 +90,8 @@ class Outbox:
         Raises:
             RetriableError: somebody else is.
         """
-        with self._server.connect() as connection:
-            connection.autocommit = True
-            name = f"makegood.notify.{self.incident_id}"
-            if not connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (name,)).fetchone()[0]:
-                raise RetriableError(
-                    f"{self.incident_id}: messages are being sent already; try again when that has finished"
-                )
+        busy = f"{self.incident_id}: messages are being sent already; try again when that has finished"
+        with self._server.alone(f"notify {self.incident_id}", wait=LOCK_WAIT, busy=busy):
             yield
 
     def _give_contacts(self, path: Path | None) -> None:

@@ -1,22 +1,26 @@
 """The register of runs in PostgreSQL: what landed, what the gate said, what people decided, who did what.
 
-Belongs here: runs, verifications, decisions, reviews, the kill switch, the audit log. Does not: operations and
-entries (`ledger`).
+Belongs here: runs, verifications, decisions, reviews, the kill switch. Does not: operations and entries (`ledger`), the audit
+log (`audit`).
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
-from pipeline.adapters.postgres import Server
-from pipeline.errors import FatalError, GateClosed, UsageError
+from pipeline.adapters.audit import append_audit
+from pipeline.adapters.postgres import Server, insert_row
+from pipeline.errors import GateClosed, MakegoodError, UsageError
 from pipeline.ports import LandedRun
+
+AUDIT_WAIT = "2s"
+"""How long the audit row of a stop waits: the stop stands already, and whoever stopped wants an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,23 @@ class Standing:
     @property
     def rejecters(self) -> tuple[str, ...]:
         return tuple(d.person for d in self.decisions if d.kind == "reject")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStop:
+    """An order to stop sending that stands.
+
+    Attributes:
+        needs_people: how many different people have to lift it: two where the pipeline found the database to be behind.
+        lifted_by: those who have.
+    """
+
+    order_id: int
+    person: str
+    reason: str
+    at: datetime
+    needs_people: int
+    lifted_by: list[str]
 
 
 class Register:
@@ -227,19 +248,71 @@ class Register:
                 "SELECT person, comment, recorded_at AS at FROM review WHERE run_id = %s ORDER BY review_id", (run_id,)
             ).fetchall()
 
-    def order_sending(self, action: str, *, reason: str, login: str | None, password: str | None) -> None:
-        """Stop or resume all sending; the newest order rules. Without a login the service gives the order."""
+    def stop(self, reason: str, *, login: str | None, password: str | None) -> str:
+        """Stop all sending, as whoever `login` authenticates, or as the service; returns who is recorded.
+
+        The order is committed first and waits for nobody; the audit log has its row after it, in a transaction of its own. Where
+        the login is refused, has too many connections or may not stop, the service gives the order: stopping is never refused.
+
+        Raises:
+            RetriableError: the database is away.
+        """
+        try:
+            person = self._order_stop(reason, login, password)
+        except (MakegoodError, psycopg.Error):
+            login = password = None
+            person = self._order_stop(reason, None, None)
+        with contextlib.suppress(MakegoodError, psycopg.Error), self._server.connect(login, password) as connection:
+            connection.execute(f"SET LOCAL lock_timeout = '{AUDIT_WAIT}'")
+            append_audit(connection, "stop", "sending", {"reason": reason})
+        return person
+
+    def _order_stop(self, reason: str, login: str | None, password: str | None) -> str:
         with self._server.connect(login, password) as connection:
-            connection.execute("INSERT INTO sending_order (action, reason) VALUES (%s, %s)", (action, reason))
-            append_audit(connection, action, "sending", {"reason": reason})
+            return connection.execute(
+                "INSERT INTO sending_order (reason) VALUES (%s) RETURNING person", (reason,)
+            ).fetchone()[0]
+
+    def resume(self, reason: str, *, stops: Sequence[int], login: str | None, password: str | None) -> list[OpenStop]:
+        """Lift stops in the name of whoever `login` authenticates; returns those that still stand.
+
+        Args:
+            stops: their numbers; none means every one that stands now.
+
+        Raises:
+            UsageError: no login, one that may not resume, or a number that is no open stop's.
+        """
+        if login is None:
+            raise UsageError(
+                "who resumes? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
+        standing = [stop.order_id for stop in self.open_stops()]
+        if unknown := sorted(set(stops) - set(standing)):
+            raise UsageError(f"no stop {unknown[0]} stands; open are: {', '.join(map(str, standing)) or 'none'}")
+        with self._server.connect(login, password) as connection:
+            try:
+                for order_id in stops or standing:
+                    if insert_row(connection, "sending_lift", {"order_id": order_id, "reason": reason}):
+                        append_audit(connection, "resume", f"stop {order_id}", {"reason": reason})
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not resume sending: {error.diag.message_primary}") from None
+        return self.open_stops()
+
+    def open_stops(self) -> list[OpenStop]:
+        """Stops that not enough people have lifted, oldest first."""
+        with self._server.connect() as connection:
+            return (
+                connection.cursor(row_factory=class_row(OpenStop))
+                .execute(
+                    "SELECT order_id, person, reason, recorded_at AS at, needs_people, lifted_by FROM open_stop ORDER BY order_id"
+                )
+                .fetchall()
+            )
 
     def stopped_by(self) -> tuple[str, datetime, str] | None:
-        """Who stopped sending, when and why; None while sending is allowed."""
-        with self._server.connect() as connection:
-            row = connection.execute(
-                "SELECT action, person, recorded_at, reason FROM sending_order ORDER BY order_id DESC LIMIT 1"
-            ).fetchone()
-        return (row[1], row[2], row[3]) if row and row[0] == "stop" else None
+        """Who stopped sending, when and why, by the newest stop that stands; None while sending is allowed."""
+        stops = self.open_stops()
+        return (stops[-1].person, stops[-1].at, stops[-1].reason) if stops else None
 
     def released_run(self, billing_period: str) -> str | None:
         """The newest run of a period whose charges were sent and that no incident is about; None if there is none."""
@@ -308,7 +381,7 @@ class Register:
             ).fetchall()
         return [row[0] for row in rows]
 
-    @contextmanager
+    @contextlib.contextmanager
     def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
         """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.
 
@@ -323,22 +396,6 @@ class Register:
             append_audit(connection, action, subject, {})
             yield login
 
-    def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
-        """Append to the audit log as the service login."""
-        with self._server.connect() as connection:
-            append_audit(connection, action, subject, detail)
-
-    def require_whole_audit(self) -> None:
-        """Check the audit log's chain of seals.
-
-        Raises:
-            FatalError: a row was removed or altered; names the first that does not follow.
-        """
-        with self._server.connect() as connection:
-            row = connection.execute("SELECT audit_id FROM audit_break").fetchone()
-        if row:
-            raise FatalError(f"the audit log is broken at row {row[0]}: a row before it was removed or altered")
-
 
 def history_digest(runs: Sequence[str]) -> str:
     """One name for the history a run was judged against."""
@@ -351,11 +408,3 @@ def _decisions(connection: psycopg.Connection, run_id: str) -> tuple[Decision, .
         (run_id,),
     )
     return tuple(Decision(*row) for row in rows)
-
-
-def append_audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """Append to the audit log as whoever `connection` is, in its transaction."""
-    connection.execute(
-        "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)",
-        (action, subject, json.dumps(detail, default=str)),
-    )

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import approve as approve_stage
 from pipeline.adapters import postgres
+from pipeline.adapters.audit import AuditLog
 from pipeline.adapters.closings import Closings
 from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord, incident_id_of
 from pipeline.adapters.plan_file import plan_digest, write_plan
@@ -319,7 +320,7 @@ def test_who_did_what_to_an_incident_is_in_the_audit_log(server, register, home,
         ("approver", "approve"),
         ("operator", "reject_plan"),
     ]
-    Register(server).require_whole_audit()
+    AuditLog(server).require_whole()
 
 
 # -- how long an approval lasts ---------------------------------------------------------------------------------------
@@ -342,7 +343,9 @@ def test_a_plan_whose_windows_are_over_cannot_be_approved(register, home, incide
 
 
 def test_a_closing_names_whoever_it_was_passed_on_for(server, incident):
-    Closings(server).close(incident, {"residual_minor": 0}, login=None, password=None, user="kim")
+    Closings(server).close(
+        incident, {"residual_minor": 0, "open": 0, "unexplained": 0}, login=None, password=None, user="kim"
+    )
     with server.connect() as connection:
         closed = connection.execute(
             "SELECT person FROM incident_closing WHERE incident_id = %s", (incident.incident_id,)
