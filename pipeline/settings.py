@@ -94,6 +94,18 @@ class Settings:
         return self.home / "postgres"
 
 
+def own_limit(name: str, default: int) -> int:
+    """A bound of `limits`, or what this installation has raised it to (`MAKEGOOD_LIMIT_<name>`).
+
+    Raises:
+        UsageError: the variable is no positive whole number.
+    """
+    text = os.environ.get(f"MAKEGOOD_LIMIT_{name}") or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 18 and int(text)):
+        raise UsageError(f"MAKEGOOD_LIMIT_{name} is a positive whole number; not {text!r}")
+    return int(text)
+
+
 def armed_failpoint() -> str | None:
     """The fault that a test wants at a point of the money path (`MAKEGOOD_FAILPOINT`); see `failpoints.arm`."""
     return os.environ.get("MAKEGOOD_FAILPOINT") or None

@@ -8,18 +8,20 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from pipeline import limits
 from pipeline.adapters.byte_check import ByteCheck, open_text
 from pipeline.adapters.strict_columns import Place, charges_from_text, check_names
 from pipeline.errors import UnreadableInput
 from pipeline.ports import Progress
 from pipeline.schema import CHARGE_COLUMNS
 
-PARSED_BYTES = 2 * 1024 * 1024
-"""Parsed at a time, and so the longest possible line: some 15,000 rows, little enough for the processor's cache."""
+PARSED_BYTES = max(2 * 1024 * 1024, limits.LINE_BYTES)
+"""Parsed at a time, and so no less than the longest line: some 15,000 rows, little enough for the processor's cache."""
 
 
 def read_csv(path: Path, check: ByteCheck, progress: Progress, *, compressed: bool) -> Iterator[pa.RecordBatch]:
@@ -59,21 +61,31 @@ def _parsed(stream: pa.NativeFile, check: ByteCheck) -> Iterator[pa.RecordBatch]
 
 
 def _header(path: Path, check: ByteCheck, compressed: bool) -> list[str]:
-    with open_text(path, compressed=compressed) as text:
-        start = text.read(PARSED_BYTES)
-    # The block may end within a character; the header line does not.
-    lines = io.StringIO(start.decode(_without_bom(check), "ignore"), newline="")
     try:
-        return next(row for row in csv.reader(lines) if row)
-    except (StopIteration, csv.Error):
+        with open_text(path, compressed=compressed) as raw:
+            return next(row for row in csv.reader(_lines(raw, check)) if row)
+    except (StopIteration, csv.Error, _LongLineError):
         raise UnreadableInput(f"{path.name}: the first line is no header of column names") from None
+
+
+class _LongLineError(Exception):
+    """A line is longer than `limits.LINE_BYTES`."""
+
+
+def _lines(raw: BinaryIO, check: ByteCheck) -> Iterator[str]:
+    """The lines of a text, none of them longer than a line may be."""
+    text = io.TextIOWrapper(raw, encoding=_without_bom(check), newline="")
+    while line := text.readline(limits.LINE_BYTES):
+        if len(line) == limits.LINE_BYTES:
+            raise _LongLineError
+        yield line
 
 
 def _explained(path: Path, check: ByteCheck, compressed: bool, width: int) -> UnreadableInput:
     """The row that the parser stumbled over: it does not say which, and its own message shows the row."""
     row, line = -1, 0  # the header becomes row 0
     with open_text(path, compressed=compressed) as raw:
-        lines = csv.reader(io.TextIOWrapper(raw, encoding=_without_bom(check), newline=""))
+        lines = csv.reader(_lines(raw, check))
         try:
             for fields in lines:
                 row += bool(fields)
@@ -85,7 +97,7 @@ def _explained(path: Path, check: ByteCheck, compressed: bool, width: int) -> Un
                         f"{len(fields)} fields where the header has {width}{_OPEN_QUOTE if over_lines else ''}"
                     )
                 line = lines.line_num
-        except csv.Error:  # a field of more than 128 KiB
+        except (csv.Error, _LongLineError):  # a field of more than 128 KiB
             row += 1
             return UnreadableInput(f"{path.name}, row {row:,} (line {line + 1:,}): the row does not end{_OPEN_QUOTE}")
     return UnreadableInput(f"{path.name}: its rows cannot be told apart{_OPEN_QUOTE}")

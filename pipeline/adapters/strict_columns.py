@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import limits
 from pipeline.adapters.content_hash import text_bytes
 from pipeline.errors import UnreadableInput
 from pipeline.schema import CHARGE_COLUMNS, CHARGE_SCHEMA, Column
-
-LONGEST_TEXT_BYTES = 4_096
-"""No identifier, code or token comes near it; a bound, so that a hostile file cannot fill the memory."""
 
 SHOWN_NAMES = 5
 """Column names listed in one message before it says how many more there are."""
@@ -54,6 +52,8 @@ def check_names(file: str, names: Sequence[str]) -> None:
     Raises:
         UnreadableInput: names file and column, and what an unknown name may have meant.
     """
+    if len(names) > limits.COLUMNS:
+        raise UnreadableInput(f"{file}: has {len(names):,} columns, which no charge file has")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UnreadableInput(f"{file}: column {_listed(twice)} is there more than once; which one is meant is unknown")
     missing = [c.name for c in CHARGE_COLUMNS if c.name not in names]
@@ -190,9 +190,9 @@ def _check_dates(values: pa.Array, name: str, place: Place) -> None:
 
 def _check_text(values: pa.Array, name: str, place: Place) -> None:
     lengths = pc.binary_length(values)
-    if (pc.max(lengths).as_py() or 0) > LONGEST_TEXT_BYTES:
-        too_long = pc.greater(lengths, LONGEST_TEXT_BYTES)
-        _refuse_where(too_long, place, name, f"is longer than {LONGEST_TEXT_BYTES:,} bytes, which no charge column is")
+    if (pc.max(lengths).as_py() or 0) > limits.VALUE_BYTES:
+        too_long = pc.greater(lengths, limits.VALUE_BYTES)
+        _refuse_where(too_long, place, name, f"is longer than {limits.VALUE_BYTES:,} bytes, which no charge column is")
     if b"\0" in bytes(text_bytes(values)):
         _refuse_where(pc.match_substring(values, "\0"), place, name, "holds a NUL character")
 
