@@ -5,7 +5,7 @@ Belongs here: the database, the lake, the rail to the acquirer, what time it is.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
 
@@ -84,8 +84,19 @@ class Installation:
     def _sender(self, rail: PaymentRail) -> Sender:
         return Sender(self.ledger, rail, self.register, self.business_day, StopRule(), self.progress)
 
-    def _landed(self, run_id: str, *, thoroughly: bool = True) -> LandedRun:
-        run = self.lake.find(run_id, thoroughly=thoroughly)
-        if run is None:
-            raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
-        return run
+    def proven(self, run_id: str) -> LandedRun:
+        """The run as the database recorded it when it landed, its partition's rows just read back and found to be these.
+
+        Whatever charges, reverses or proves by a run's charges takes them from here: the lake's files can be edited together.
+
+        Raises:
+            UsageError: no such run was landed here.
+            FatalError: the partition is gone, damaged or another than what landed; names what differs and what to do.
+        """
+        return self.all_proven([run_id])[0]
+
+    def all_proven(self, run_ids: Sequence[str]) -> list[LandedRun]:
+        """As `proven`, of several runs, some at once."""
+        runs = [self.register.run(run_id, self.lake.path_of(run_id)) for run_id in run_ids]
+        self.lake.prove(runs)
+        return runs

@@ -270,8 +270,8 @@ class Remediation(Installation):
         plans = [
             read_plan(self.settings.home / plan.file, plan.plan_digest, PROMISED_COLUMNS).lines for plan in approved
         ]
-        corrected = self.lake.find(incident.corrected_run)
-        contacts = Path(corrected.source) / CONTACTS if corrected and "://" not in corrected.source else None
+        source = self.register.run(incident.corrected_run, self.lake.path_of(incident.corrected_run)).source
+        contacts = Path(source) / CONTACTS if "://" not in source else None
         with contextlib.closing(Outbox(self.server, incident_id, plans=plans, contacts=contacts)) as outbox:
             sink = LocalSink(self.settings.home / "outbox")
             return notify_stage.notify(outbox, sink, progress=self.progress, dry_run=dry_run)
@@ -371,7 +371,7 @@ class Remediation(Installation):
         wrong = self._wrong_charges(incident)
         proof = proof_stage.prove(
             incident_id=incident.incident_id, book=folder / "book.parquet", wrong=wrong,
-            correct=self._landed(incident.corrected_run).path, named=named, issuers=incident.issuers,
+            correct=self.proven(incident.corrected_run).path, named=named, issuers=incident.issuers,
             other_incidents=[other.incident_id for other in self.incidents.incidents()],
             currency=wrong["currency"][0].as_py() if wrong.num_rows else "XXX", timezone=self.settings.timezone,
         )  # fmt: skip
@@ -387,7 +387,7 @@ class Remediation(Installation):
             charges = charges.filter(pc.equal(charges["state"], "succeeded"))
             period = pa.repeat(incident.billing_period, charges.num_rows)
             return charges.append_column("billing_period", period).select(proof_stage.WRONG_SCHEMA.names)
-        with pq.ParquetFile(self._landed(incident.charge_scope).path) as file:
+        with pq.ParquetFile(self.proven(incident.charge_scope).path) as file:
             columns = [name for name in proof_stage.WRONG_SCHEMA.names if name not in ("occurrence", "payment_id")]
             charges = file.read(columns=columns)
         charges = charges.filter(pc.greater(charges["amount_minor"], 0))
@@ -461,13 +461,14 @@ class Remediation(Installation):
         """Judge the wrong run of every closed incident by today's suites; returns the cases, and those the gate would let go."""
         cases = []
         for case in self.closings.cases():
-            history = [HistoryPeriod(m["billing_period"], m["run_id"], self._landed(m["run_id"]).path, m["standing"])
-                       for m in case["history"]]  # fmt: skip
+            run, *months = self.all_proven([case["wrong_run"], *(month["run_id"] for month in case["history"])])
+            history = [HistoryPeriod(month.billing_period, month.run_id, month.path, kept["standing"])
+                       for month, kept in zip(months, case["history"], strict=True)]  # fmt: skip
             verification = verify_stage.verify(
-                self._landed(case["wrong_run"]), history, engine=DuckDBEngine(),
+                run, history, engine=DuckDBEngine(),
                 suites=load_suites(self.settings.suites, self.settings.learned),
                 report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of,
-                declared=self.changes.in_force(case["wrong_run"][: len("YYYY-MM")]), progress=self.progress,
+                declared=self.changes.in_force(run.billing_period), progress=self.progress,
             )  # fmt: skip
             cases.append({"incident_id": case["incident_id"], "run_id": case["wrong_run"], "decision": verification.decision,
                           "because": verification.findings[0].explanation if verification.findings else None})  # fmt: skip
@@ -506,7 +507,7 @@ class Remediation(Installation):
         """The incident's charges beside the right bills."""
         return lay_out(
             billing_period=incident.billing_period, wrong=wrong, elsewhere=self.incident_books.charged_elsewhere(incident),
-            corrected=self._landed(incident.corrected_run).path, issuers=incident.issuers,
+            corrected=self.proven(incident.corrected_run).path, issuers=incident.issuers,
         )  # fmt: skip
 
     def _clock(self, times: LeadTimes, windows: Windows) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.rows import dict_row
 
 from pipeline.adapters.postgres import Server
 from pipeline.errors import FatalError, GateClosed, UsageError
-from pipeline.ports import LandedRun
+from pipeline.ports import LandedRun, SourceFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,15 @@ class Register:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def record_run(self, run: LandedRun) -> None:
-        """Make a landed run known; repeating it changes nothing."""
+    def record_run(self, run: LandedRun, *, set_aside: Path | None = None) -> None:
+        """Make a landed run known; repeating it changes nothing.
+
+        Args:
+            set_aside: where the partition lies that it replaced, having been damaged or edited; the audit log names it.
+
+        Raises:
+            FatalError: another content is known under its id.
+        """
         with self._server.connect() as connection:
             connection.execute(
                 "INSERT INTO run (run_id, billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at)"
@@ -74,6 +82,32 @@ class Register:
                 (run.run_id, run.billing_period, run.source, run.content_sha256, run.row_count, run.control_total_minor,
                  json.dumps([asdict(f) for f in run.files]), run.landed_at),
             )  # fmt: skip
+            (known,) = connection.execute("SELECT content_sha256 FROM run WHERE run_id = %s", (run.run_id,)).fetchone()
+            if known != run.content_sha256:
+                raise FatalError(
+                    f"{run.run_id} landed with the content {run.content_sha256}, the database knows {known}; ask an engineer"
+                )
+            if set_aside is not None:
+                append_audit(connection, "set_aside", run.run_id, {"partition": set_aside.name})
+
+    def run(self, run_id: str, path: Path) -> LandedRun:
+        """What was recorded of a run when it landed, with the `path` that the lake gives it.
+
+        Raises:
+            UsageError: no such run was landed here.
+        """
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at"
+                " FROM run WHERE run_id = %s", (run_id,),
+            ).fetchone()  # fmt: skip
+        if row is None:
+            raise UsageError(f"no run {run_id!r} is known here; `makegood verify` lands one and prints its run_id")
+        period, source, content, rows, total, files, landed_at = row
+        return LandedRun(
+            run_id=run_id, billing_period=period, source=source, path=path, content_sha256=content, row_count=rows,
+            control_total_minor=int(total), files=tuple(SourceFile(**file) for file in files), landed_at=landed_at,
+        )  # fmt: skip
 
     def record_verification(
         self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
@@ -292,6 +326,15 @@ class Register:
                 " ORDER BY v.verified_at DESC LIMIT %s",
                 (limit,),
             ).fetchall()
+
+    def runs(self, billing_period: str) -> list[str]:
+        """The period's runs that hold a charge, in the order in which they landed."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM run WHERE billing_period = %s AND row_count > 0 ORDER BY landed_at, run_id",
+                (billing_period,),
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def periods(self) -> list[str]:
         """Billing periods of which a run has landed, earliest first."""
