@@ -133,7 +133,7 @@ class Makegood(Remediation, Declarations):
             run,
             history,
             engine=DuckDBEngine(),
-            suites=load_suites(self.settings.suites, self.settings.learned),
+            suites=self.suites(),
             report_dir=folder,
             as_of=self.as_of,
             declared=declared,
@@ -177,7 +177,7 @@ class Makegood(Remediation, Declarations):
         proposal = calibrate_stage.propose(
             months,
             engine=DuckDBEngine(),
-            suites=load_suites(self.settings.suites, self.settings.learned),
+            suites=self.suites(),
             made_at=self.as_of,
             left_out=left_out,
             progress=self.progress,
@@ -187,19 +187,27 @@ class Makegood(Remediation, Declarations):
 
     def apply_calibration(self, proposal: Path) -> dict[str, Any]:
         """Put a proposal in force in the name of the person whose login the settings carry; returns what is in force."""
-        suites = load_suites(self.settings.suites, self.settings.learned)
-        found = calibrate_stage.require_fitting(proposal, suites)
-        with self.register.acting(
-            "calibrate", found.digest[:12], self.settings.login, self.settings.password
-        ) as person:
+        try:
+            suites = self.suites()
+        except UsageError:
+            suites = load_suites(self.settings.suites)  # what lies there is in force by nobody's word
+        known = [self.register.bounds_in_force(), calibrate_stage.digest_in(self.settings.learned)]
+        found = calibrate_stage.require_fitting(proposal, suites, known=known)
+        with self.register.putting_in_force(found.digest, self.settings.login, self.settings.password) as person:
             file = calibrate_stage.install(found, self.settings.learned, by=person, at=self.as_of)
-        in_force = load_suites(self.settings.suites, self.settings.learned)
+        suites = self.suites()
         return {
             "file": str(file),
-            "applied": in_force.learned.applied,
-            "bounds_count": len(in_force.learned.bounds),
-            "suite_digest": in_force.digest,
+            "applied": suites.learned.applied,
+            "bounds_count": len(suites.learned.bounds),
+            "suite_digest": suites.digest,
         }
+
+    def remove_calibration(self) -> dict[str, Any]:
+        """Go on without learned bounds, in the name of the person whose login the settings carry."""
+        with self.register.putting_in_force(None, self.settings.login, self.settings.password) as person:
+            self.settings.learned.unlink(missing_ok=True)
+        return {"removed_by": person, "suite_digest": self.suites().digest}
 
     # -- report and decide --------------------------------------------------------------------------------------
 

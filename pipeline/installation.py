@@ -18,6 +18,7 @@ from pipeline.adapters.runs import Register
 from pipeline.core.wave import StopRule
 from pipeline.errors import FatalError, UsageError
 from pipeline.execution import Sender
+from pipeline.judge import Suites, load_suites
 from pipeline.ports import LandedRun, PaymentRail, Progress, no_progress
 from pipeline.settings import Settings
 
@@ -93,10 +94,33 @@ class Installation:
             UsageError: no such run was landed here.
             FatalError: the partition is gone, damaged or another than what landed; names what differs and what to do.
         """
-        return self.all_proven([run_id])[0]
+        run = self.register.run(run_id, self.lake.path_of(run_id))
+        self.lake.prove([run])
+        return run
 
     def all_proven(self, run_ids: Sequence[str]) -> list[LandedRun]:
-        """As `proven`, of several runs, some at once."""
+        """As `proven`, of runs that are only compared with: bytes whose rows were found to be the run's are not read as rows again."""
         runs = [self.register.run(run_id, self.lake.path_of(run_id)) for run_id in run_ids]
-        self.lake.prove(runs)
+        before = self.register.proven_bytes(run_ids)
+        self.register.keep_proven_bytes(self.lake.prove(runs, proven_before=before) - before)
         return runs
+
+    def suites(self) -> Suites:
+        """The suites with the learned bounds that a person put in force.
+
+        Raises:
+            UsageError: the file of learned bounds is not the one put in force; the message says how to get on.
+        """
+        suites = load_suites(self.settings.suites, self.settings.learned)
+        found, in_force = suites.learned and suites.learned.digest, self.register.bounds_in_force()
+        if found != in_force:
+            what = (
+                f"{self.settings.learned} holds bounds ({found[:12]}) that nobody put in force"
+                if found
+                else f"{self.settings.learned} is gone, and the bounds {in_force[:12]} in it were in force"
+            )
+            raise UsageError(
+                f"{what}: nothing is judged by them. `makegood calibrate --apply FILE` puts a proposal in force in your name - the"
+                " file itself, where its bounds are right - and `makegood calibrate --remove` goes on without learned bounds"
+            )
+        return suites

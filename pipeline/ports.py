@@ -4,7 +4,7 @@ A protocol belongs here when a verb calls it. How it is done is in `adapters`; w
 decided in `bootstrap`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -274,8 +274,16 @@ class Lake(Protocol):
             FatalError: it is there but damaged.
         """
 
-    def prove(self, recorded: Sequence[LandedRun]) -> None:
+    def prove(
+        self, recorded: Sequence[LandedRun], *, proven_before: Collection[tuple[str, str]] = ()
+    ) -> set[tuple[str, str]]:
         """Read back the rows of runs and hold them against what was recorded elsewhere when they landed.
+
+        Args:
+            proven_before: run ids, each with the SHA-256 of bytes whose rows need not be read again.
+
+        Returns:
+            The same of what is proven now.
 
         Raises:
             FatalError: a partition is gone, damaged or not what landed.

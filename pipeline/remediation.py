@@ -52,7 +52,6 @@ from pipeline.core.window import Window, Windows
 from pipeline.errors import GateClosed, UsageError
 from pipeline.execution import Sender
 from pipeline.installation import Installation
-from pipeline.judge import load_suites
 from pipeline.ports import HistoryPeriod
 from pipeline.remedy import Guard, preview, require_live_states
 
@@ -466,7 +465,7 @@ class Remediation(Installation):
                        for month, kept in zip(months, case["history"], strict=True)]  # fmt: skip
             verification = verify_stage.verify(
                 run, history, engine=DuckDBEngine(),
-                suites=load_suites(self.settings.suites, self.settings.learned),
+                suites=self.suites(),
                 report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of,
                 declared=self.changes.in_force(run.billing_period), progress=self.progress,
             )  # fmt: skip

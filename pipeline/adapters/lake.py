@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -137,23 +137,42 @@ class ParquetLake:
             )
         return run
 
-    def prove(self, recorded: Sequence[LandedRun]) -> None:
+    def prove(
+        self, recorded: Sequence[LandedRun], *, proven_before: Collection[tuple[str, str]] = ()
+    ) -> set[tuple[str, str]]:
         """Read back the rows of runs, some at once, and hold them against what was recorded elsewhere when they landed.
 
         Args:
             recorded: the runs as the database has them, with the paths that this lake gives them.
+            proven_before: run ids, each with the SHA-256 of bytes whose rows need not be read again.
+
+        Returns:
+            The same of what is proven now.
 
         Raises:
             FatalError: a partition is gone, damaged or not what landed; names what differs and what to do.
         """
+
+        def look(run: LandedRun) -> tuple[tuple[str, str | None], list[str]]:
+            seen = (run.run_id, _sha256(run.path))
+            if seen in proven_before:
+                return seen, []
+            differences = self._differences(run)
+            if not differences and _sha256(run.path) != seen[1]:
+                differences = [f"{CHARGES_NAME} changed while it was read"]
+            return seen, differences
+
+        proven = set()
         with ThreadPoolExecutor(max_workers=PROVERS) as threads:
-            for run, differences in zip(recorded, threads.map(self._differences, recorded), strict=True):
+            for run, (seen, differences) in zip(recorded, threads.map(look, recorded), strict=True):
+                proven.add(seen)
                 if differences:
                     raise FatalError(
                         f"run {run.run_id} is not what landed: {'; '.join(differences)}. Nothing is charged by it. Restore"
                         f" {run.path.parent} from a backup, or land it again: `makegood verify --source {run.source} --period"
                         f" {run.billing_period}` sets the folder aside and names the run as before if the charges are the same"
                     )
+        return proven
 
     def remember(
         self, *, source: str, billing_period: str, fingerprint: tuple[tuple[str, int, int], ...], run_id: str
@@ -321,6 +340,15 @@ def _unlike(recorded: LandedRun, found: dict[str, Any], where: str) -> list[str]
         for name, value in found.items()
         if value != getattr(recorded, name)
     ]
+
+
+def _sha256(file: Path) -> str | None:
+    """SHA-256 of a file's bytes; None if they cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _short(value: Any) -> str:

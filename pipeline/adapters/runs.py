@@ -5,7 +5,7 @@ entries (`ledger`).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -108,6 +108,22 @@ class Register:
             run_id=run_id, billing_period=period, source=source, path=path, content_sha256=content, row_count=rows,
             control_total_minor=int(total), files=tuple(SourceFile(**file) for file in files), landed_at=landed_at,
         )  # fmt: skip
+
+    def proven_bytes(self, run_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """Run ids, each with the SHA-256 of bytes whose rows were found to be the run's."""
+        with self._server.connect() as connection:
+            return set(
+                connection.execute(
+                    "SELECT run_id, sha256 FROM proven_bytes WHERE run_id = ANY(%s)", (list(run_ids),)
+                ).fetchall()
+            )
+
+    def keep_proven_bytes(self, found: Collection[tuple[str, str]]) -> None:
+        """Add to `proven_bytes`; what is known is not added again."""
+        with self._server.connect() as connection:
+            connection.cursor().executemany(
+                "INSERT INTO proven_bytes (run_id, sha256) VALUES (%s, %s) ON CONFLICT DO NOTHING", sorted(found)
+            )
 
     def record_verification(
         self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
@@ -344,19 +360,32 @@ class Register:
             ]
 
     @contextmanager
-    def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
-        """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.
+    def putting_in_force(self, digest: str | None, login: str | None, password: str | None) -> Iterator[str]:
+        """Put learned bounds in force - or none - in the name of whoever `login` authenticates, if the block goes through.
+
+        Args:
+            digest: of the bounds; None for none.
 
         Raises:
-            UsageError: no login, or a wrong password.
+            UsageError: no login, a wrong password, or a login that may not.
         """
         if login is None:
             raise UsageError(
                 "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
             )
         with self._server.connect(login, password) as connection:
-            append_audit(connection, action, subject, {})
+            try:
+                connection.execute("INSERT INTO learned_bounds (digest) VALUES (%s)", (digest,))
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not put bounds in force: {error.diag.message_primary}") from None
+            append_audit(connection, "calibrate", digest[:12] if digest else "none", {})
             yield login
+
+    def bounds_in_force(self) -> str | None:
+        """Digest of the learned bounds that a person put in force last; None if there are none."""
+        with self._server.connect() as connection:
+            row = connection.execute("SELECT digest FROM learned_bounds ORDER BY bounds_id DESC LIMIT 1").fetchone()
+        return row[0] if row else None
 
     def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
         """Append to the audit log as the service login."""
