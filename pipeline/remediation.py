@@ -164,6 +164,7 @@ class Remediation(Installation):
                     windows=windows,
                     policy=policy,
                     plans=plans,
+                    newest_is_true=not plans or self.incidents.why_false(plans[0]) is None,
                     lines_digest=lines_digest,
                     digest_of=digest_of,
                 )
@@ -198,6 +199,16 @@ class Remediation(Installation):
             raise GateClosed(f"{incident_id} has no plan; `makegood incident plan {incident_id} --store` makes one")
         return plans[0]
 
+    def plan_to_show(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
+        """As `plan_to_decide`, with figures that are those of its lines: what somebody may be asked to approve.
+
+        Raises:
+            GateClosed: its row says something else than its lines come to.
+        """
+        record = self.plan_to_decide(incident_id, plan_digest)
+        self.incidents.prove(record)
+        return record
+
     def approve(self, plan: PlanRecord, *, user: str | None = None) -> PlanRecord:
         """Approve `plan`, as it was shown, as the person whose login the settings carry, or as an Airflow user."""
         if user is not None:
@@ -215,8 +226,8 @@ class Remediation(Installation):
         )
 
     def stated_impact(self, plan: PlanRecord) -> str:
-        """What `plan` does, in one sentence with counts and amounts: what an approver reads."""
-        return plan_stage.stated_impact(plan.summary)
+        """What `plan` does, in one sentence with counts and amounts that its lines come to; or why it does nothing."""
+        return self.told(plan)["impact"]
 
     # -- cancel, refund, rebill, notify -------------------------------------------------------------------------
 
@@ -484,15 +495,26 @@ class Remediation(Installation):
         incident = self.incidents.find(incident_id)
         file = self._assessment_file(incident)
         assessment = assess_stage.Assessment.load(file) if file.exists() else self.assess(incident_id)
-        plans = self.incidents.plans(incident_id)
         kept = {name: file.with_name(found) for name, found in KEPT_FOR_PAGE.items()}
         return report_stage.write_incident(
             file.with_name(INCIDENT_PAGE),
             incident=incident.to_json(),
             assessment=asdict(assessment),
-            plans=[plan.to_json() | {"impact": self.stated_impact(plan)} for plan in plans],
+            plans=self.plans_told(incident_id),
             **{name: json.loads(found.read_text(encoding="utf-8")) for name, found in kept.items() if found.exists()},
         )
+
+    def plans_told(self, incident_id: str) -> list[dict[str, Any]]:
+        """An incident's plans, newest first, as `told` has them."""
+        return [self.told(plan) for plan in self.incidents.plans(incident_id)]
+
+    def told(self, plan: PlanRecord) -> dict[str, Any]:
+        """A plan with its `impact` in words; one whose row says something else than its lines has a `falsehood` and no figures."""
+        falsehood = self.incidents.why_false(plan)
+        if falsehood is None:
+            return plan.to_json() | {"falsehood": None, "impact": plan_stage.stated_impact(plan.summary)}
+        nothing = dict.fromkeys(("operation_count", "total_minor", "summary"))
+        return plan.to_json() | nothing | {"falsehood": falsehood, "impact": f"does nothing: {falsehood}"}
 
     def _import_charges(self, path: Path, period: str | None) -> Imported:
         file = read_import(path)

@@ -1,5 +1,6 @@
 """What was verified is what is charged: the files of an installation are edited, and nothing moves by them."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from edited_lake import EDITS, edit
 from incident_story import CHARGED_AT, PLANNED_AT, SEPTEMBER, Story, pass_gate, tell
 
+from pipeline.adapters.plan_file import write_plan
 from pipeline.bootstrap import Makegood
 from pipeline.core.billing_period import BillingPeriod
-from pipeline.errors import FatalError
+from pipeline.errors import FatalError, GateClosed
 from pipeline.generate import generate
 
 SHOWS_OR_MOVES_A_RUN = ("release", "prepare_release", "preview_release")
@@ -115,3 +117,38 @@ def test_landing_september_again_is_no_new_run(story, settings):
     app = Makegood(settings, as_of=CHARGED_AT)
     again = app.extract(str(story.right_source), SEPTEMBER)
     assert (again.run.run_id, again.already_landed, again.set_aside) == (story.right_run, True, None)
+
+
+def test_a_false_plan_stored_by_sql_is_not_shown_or_approved_and_planning_anew_leads_out(story):
+    operator, approver = story.at(PLANNED_AT, login="operator"), story.at(PLANNED_AT, login="approver")
+    incident = operator.open_incident(wrong=story.wrong_run, corrected=story.right_run)["incident_id"]
+    draft = operator.plan(incident)
+    folder = operator.settings.home / "incidents" / incident
+    file = write_plan(folder, draft.header, draft.lines, draft.plan_digest)
+    harmless = {"void": 0, "refund": 0, "rebill": 3}
+    summary = draft.summary | {
+        "actions": {name: {"operations": n, "amount_minor": 3_000 * n} for name, n in harmless.items()}
+    }
+    with operator.server.connect("operator") as connection:
+        connection.execute(
+            "INSERT INTO plan (plan_digest, incident_id, corrected_run, file, reversal_first, reversal_last, rebill_first,"
+            " rebill_last, operation_count, total_minor, summary) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 3, 9000, %s)",
+            (draft.plan_digest, incident, story.right_run, str(file.relative_to(operator.settings.home)),
+             draft.windows.reversal.first, draft.windows.reversal.last, draft.windows.rebill.first, draft.windows.rebill.last,
+             json.dumps(summary)),
+        )  # fmt: skip
+    false = approver.plan_to_decide(incident)
+    for asked in (lambda: approver.plan_to_show(incident), lambda: approver.approve(false)):
+        with pytest.raises(
+            GateClosed, match=rf"operation_count: 3 stored, {draft.operation_count} in its lines.*--store"
+        ):
+            asked()
+    [told] = approver.plans_told(incident)
+    assert (told["operation_count"], told["summary"]) == (None, None)
+    assert "3 bills" not in approver.render_incident(incident).read_text()
+
+    anew = operator.request_approval(operator.plan(incident))
+    assert anew.plan_digest != draft.plan_digest
+    approved = approver.approve(approver.plan_to_show(incident))
+    assert (approved.plan_digest, approved.operation_count) == (anew.plan_digest, draft.operation_count)
+    assert operator.incidents.require_approved(incident, PLANNED_AT).total_minor == draft.total_minor
