@@ -65,6 +65,8 @@ def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dic
                 "explanation": f"{period} is not complete yet: waiting for {names}; nothing was landed"}, WAITING  # fmt: skip
     judged = app.verify(landed.run.run_id, source, query=_query(arguments.query))
     result = judged.verification.to_json(str(judged.report))
+    if landed.set_aside is not None:
+        result["set_aside"] = str(landed.set_aside)
     return result, 0 if result["decision"] == "release" else HELD
 
 
@@ -81,6 +83,8 @@ def _show_verify(result: dict) -> str:
         lines.append(f"  could go: {', '.join(result['releasable'])}")
     if result["not_judged"]:
         lines.append(f"  {len(result['not_judged'])} checks could not be judged; the report says why")
+    if "set_aside" in result:
+        lines.append(f"  what the lake held of this run was damaged or edited; it is kept in {result['set_aside']}")
     return "\n".join([*lines, f"report: {result['report']}"])
 
 

@@ -5,7 +5,7 @@ Belongs here: the database, the lake, the rail to the acquirer, what time it is.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
 from getpass import getuser
@@ -20,6 +20,7 @@ from pipeline.adapters.runs import Register
 from pipeline.core.wave import StopRule
 from pipeline.errors import FatalError, UsageError
 from pipeline.execution import Sender
+from pipeline.judge import Suites, load_suites
 from pipeline.ports import LandedRun, PaymentRail, Progress, no_progress
 from pipeline.settings import Settings
 
@@ -102,8 +103,42 @@ class Installation:
         seconds = self.settings.answer_seconds
         return Sender(self.ledger, rail, self.register, self.business_day, rule, self.progress, answer_seconds=seconds)
 
-    def _landed(self, run_id: str, *, thoroughly: bool = True) -> LandedRun:
-        run = self.lake.find(run_id, thoroughly=thoroughly)
-        if run is None:
-            raise UsageError(f"no run {run_id!r} was landed here; `makegood verify` lands one and prints its run_id")
+    def proven(self, run_id: str) -> LandedRun:
+        """The run as the database recorded it when it landed, its partition's rows just read back and found to be these.
+
+        Whatever charges, reverses or proves by a run's charges takes them from here: the lake's files can be edited together.
+
+        Raises:
+            UsageError: no such run was landed here.
+            FatalError: the partition is gone, damaged or another than what landed; names what differs and what to do.
+        """
+        run = self.register.run(run_id, self.lake.path_of(run_id))
+        self.lake.prove([run])
         return run
+
+    def all_proven(self, run_ids: Sequence[str]) -> list[LandedRun]:
+        """As `proven`, of runs that are only compared with: bytes whose rows were found to be the run's are not read as rows again."""
+        runs = [self.register.run(run_id, self.lake.path_of(run_id)) for run_id in run_ids]
+        before = self.register.proven_bytes(run_ids)
+        self.register.keep_proven_bytes(self.lake.prove(runs, proven_before=before) - before)
+        return runs
+
+    def suites(self) -> Suites:
+        """The suites with the learned bounds that a person put in force.
+
+        Raises:
+            UsageError: the file of learned bounds is not the one put in force; the message says how to get on.
+        """
+        suites = load_suites(self.settings.suites, self.settings.learned)
+        found, in_force = suites.learned and suites.learned.digest, self.register.bounds_in_force()
+        if found != in_force:
+            what = (
+                f"{self.settings.learned} holds bounds ({found[:12]}) that nobody put in force"
+                if found
+                else f"{self.settings.learned} is gone, and the bounds {in_force[:12]} in it were in force"
+            )
+            raise UsageError(
+                f"{what}: nothing is judged by them. `makegood calibrate --apply FILE` puts a proposal in force in your name - the"
+                " file itself, where its bounds are right - and `makegood calibrate --remove` goes on without learned bounds"
+            )
+        return suites

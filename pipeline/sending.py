@@ -68,7 +68,7 @@ class Sending(Remediation):
         """The rows that the books once had of the operations in a file."""
         incident_id, _, rest = scope.partition("/")
         if not rest:
-            facts = pq.read_table(self._landed(scope).path)
+            facts = pq.read_table(self.proven(scope).path)
             return operations_of(operations, facts, OF_A_RUN, scope=scope, wave=wave, incident_id=None)
         digest, _, step = rest.partition("/")
         try:

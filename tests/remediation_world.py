@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.adapters import postgres
 from pipeline.adapters.incidents import IncidentRegister
 from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
-from pipeline.adapters.plan_file import LINE_KEY, plan_digest, write_plan
+from pipeline.adapters.plan_file import LINE_KEY, lines_digest, plan_digest, write_plan
 from pipeline.adapters.rails.adyen_batch import MerchantAccount
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
@@ -23,6 +23,7 @@ from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.execution import Sender
+from pipeline.plan_figures import exceptions_in, summary_of
 from pipeline.ports import LandedRun, no_progress
 from pipeline.rebill import rebill
 from pipeline.refund import refund
@@ -201,9 +202,8 @@ class World:
         charges = [row for row in lines.to_pylist() if row["rebill"] == "rebill"]
         record = self.incidents.store_plan(
             incident=incident, plan_digest=digest, file=file, windows=windows, operation_count=len(moves) + len(charges),
-            total_minor=sum(r["reversal_minor"] for r in moves) + sum(r["correct_minor"] for r in charges), summary={},
-            exceptions=pa.table({name: [] for name in ("customer_id", "billing_period", "bill_cycle", "occurrence", "reversal", "rebill",
-                                                       "reason", "wrong_minor", "correct_minor")}),
+            total_minor=sum(r["reversal_minor"] for r in moves) + sum(r["correct_minor"] for r in charges),
+            summary=summary_of(header, lines, lines_digest(lines)), exceptions=exceptions_in(lines),
             successor_of=None, login="operator", password=None,
         )  # fmt: skip
         self.incidents.approve(

@@ -6,9 +6,10 @@ log (`audit`).
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,8 +17,10 @@ from psycopg.rows import class_row, dict_row
 
 from pipeline.adapters.audit import append_audit
 from pipeline.adapters.postgres import Server, insert_row
-from pipeline.errors import GateClosed, MakegoodError, UsageError
-from pipeline.ports import LandedRun
+from pipeline.errors import FatalError, GateClosed, MakegoodError, UsageError
+from pipeline.ports import LandedRun, SourceFile
+
+WHO_DOES_IT = "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
 
 AUDIT_WAIT = "2s"
 """How long the audit row of a stop waits: the stop stands already, and whoever stopped wants an answer."""
@@ -86,8 +89,15 @@ class Register:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def record_run(self, run: LandedRun) -> None:
-        """Make a landed run known; repeating it changes nothing."""
+    def record_run(self, run: LandedRun, *, set_aside: Path | None = None) -> None:
+        """Make a landed run known; repeating it changes nothing.
+
+        Args:
+            set_aside: where the partition lies that it replaced, having been damaged or edited; the audit log names it.
+
+        Raises:
+            FatalError: another content is known under its id.
+        """
         with self._server.connect() as connection:
             connection.execute(
                 "INSERT INTO run (run_id, billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at)"
@@ -95,6 +105,48 @@ class Register:
                 (run.run_id, run.billing_period, run.source, run.content_sha256, run.row_count, run.control_total_minor,
                  json.dumps([asdict(f) for f in run.files]), run.landed_at),
             )  # fmt: skip
+            (known,) = connection.execute("SELECT content_sha256 FROM run WHERE run_id = %s", (run.run_id,)).fetchone()
+            if known != run.content_sha256:
+                raise FatalError(
+                    f"{run.run_id} landed with the content {run.content_sha256}, the database knows {known}; ask an engineer"
+                )
+            if set_aside is not None:
+                append_audit(connection, "set_aside", run.run_id, {"partition": set_aside.name})
+
+    def run(self, run_id: str, path: Path) -> LandedRun:
+        """What was recorded of a run when it landed, with the `path` that the lake gives it.
+
+        Raises:
+            UsageError: no such run was landed here.
+        """
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at"
+                " FROM run WHERE run_id = %s", (run_id,),
+            ).fetchone()  # fmt: skip
+        if row is None:
+            raise UsageError(f"no run {run_id!r} is known here; `makegood verify` lands one and prints its run_id")
+        period, source, content, rows, total, files, landed_at = row
+        return LandedRun(
+            run_id=run_id, billing_period=period, source=source, path=path, content_sha256=content, row_count=rows,
+            control_total_minor=int(total), files=tuple(SourceFile(**file) for file in files), landed_at=landed_at,
+        )  # fmt: skip
+
+    def proven_bytes(self, run_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """Run ids, each with the SHA-256 of bytes whose rows were found to be the run's."""
+        with self._server.connect() as connection:
+            return set(
+                connection.execute(
+                    "SELECT run_id, sha256 FROM proven_bytes WHERE run_id = ANY(%s)", (list(run_ids),)
+                ).fetchall()
+            )
+
+    def keep_proven_bytes(self, found: Collection[tuple[str, str]]) -> None:
+        """Add to `proven_bytes`; what is known is not added again."""
+        with self._server.connect() as connection:
+            connection.cursor().executemany(
+                "INSERT INTO proven_bytes (run_id, sha256) VALUES (%s, %s) ON CONFLICT DO NOTHING", sorted(found)
+            )
 
     def record_verification(
         self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
@@ -366,6 +418,15 @@ class Register:
                 (limit,),
             ).fetchall()
 
+    def runs(self, billing_period: str) -> list[str]:
+        """The period's runs that hold a charge, in the order in which they landed."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM run WHERE billing_period = %s AND row_count > 0 ORDER BY landed_at, run_id",
+                (billing_period,),
+            ).fetchall()
+        return [row[0] for row in rows]
+
     def periods(self) -> list[str]:
         """Billing periods of which a run has landed, earliest first."""
         with self._server.connect() as connection:
@@ -373,7 +434,7 @@ class Register:
                 row[0] for row in connection.execute("SELECT DISTINCT billing_period FROM run ORDER BY billing_period")
             ]
 
-    def runs(self, billing_period: str) -> list[str]:
+    def run_ids(self, billing_period: str) -> list[str]:
         """All runs of a period, in the order in which they landed."""
         with self._server.connect() as connection:
             rows = connection.execute(
@@ -389,12 +450,36 @@ class Register:
             UsageError: no login, or a wrong password.
         """
         if login is None:
-            raise UsageError(
-                "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
-            )
+            raise UsageError(WHO_DOES_IT)
         with self._server.connect(login, password) as connection:
             append_audit(connection, action, subject, {})
             yield login
+
+    @contextlib.contextmanager
+    def putting_in_force(self, digest: str | None, login: str | None, password: str | None) -> Iterator[str]:
+        """Put learned bounds in force - or none - in the name of whoever `login` authenticates, if the block goes through.
+
+        Args:
+            digest: of the bounds; None for none.
+
+        Raises:
+            UsageError: no login, a wrong password, or a login that may not.
+        """
+        if login is None:
+            raise UsageError(WHO_DOES_IT)
+        with self._server.connect(login, password) as connection:
+            try:
+                connection.execute("INSERT INTO learned_bounds (digest) VALUES (%s)", (digest,))
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not put bounds in force: {error.diag.message_primary}") from None
+            append_audit(connection, "calibrate", digest[:12] if digest else "none", {})
+            yield login
+
+    def bounds_in_force(self) -> str | None:
+        """Digest of the learned bounds that a person put in force last; None if there are none."""
+        with self._server.connect() as connection:
+            row = connection.execute("SELECT digest FROM learned_bounds ORDER BY bounds_id DESC LIMIT 1").fetchone()
+        return row[0] if row else None
 
 
 def history_digest(runs: Sequence[str]) -> str:
