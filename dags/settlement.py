@@ -55,7 +55,7 @@ def match() -> dict[str, Any]:
         "breaks": {kind: found["count"] for kind, found in said["breaks"].items()},
         "old": {kind: count for kind, count in old.items() if count},
         "refused_files": said["exceptions"]["refused"],
-        "second_place": said["anchor"]["second_place"],
+        "anchor_problem": said["anchor"]["problem"],
         "unknown": {item["scope"]: item["operations"] for item in said["unknown"]},
     }
 
@@ -71,7 +71,7 @@ def breaks(matched: dict[str, Any]) -> dict[str, int]:
     problems = [f"{count} {kind}, older than two business days" for kind, count in matched["old"].items()]
     problems += [f"file {name} is not read: {why}" for name, why in matched["refused_files"].items()]
     problems += [f"{count} of {scope} have no answer" for scope, count in matched["unknown"].items()]
-    problems += [f"the audit log: {matched['second_place']}"] if matched["second_place"] else []
+    problems += [matched["anchor_problem"]] if matched["anchor_problem"] else []
     if problems:
         raise GateClosed("; ".join(problems) + ". `makegood settle` names them")
     if matched["breaks"]:

@@ -30,6 +30,7 @@ from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.declared import declared_digest
 from pipeline.core.money import format_minor
+from pipeline.core.terminal import visible
 from pipeline.core.verdict import PEOPLE_NEEDED, Verification
 from pipeline.declarations import Declarations
 from pipeline.errors import GateClosed, MakegoodError, OutsideWindow, UsageError
@@ -383,7 +384,8 @@ class Makegood(Sending, Declarations):
 
     def stop(self, reason: str) -> dict[str, Any]:
         """Halt all sending within one wave; returns what is left, by name, or None where that cannot be said just now."""
-        by = self.register.stop(reason, login=self.settings.login, password=self.settings.password)
+        said = visible(reason)  # no text is so broken that it keeps anybody from stopping
+        by = self.register.stop(said, login=self.settings.login, password=self.settings.password)
         left = None
         with contextlib.suppress(MakegoodError, psycopg.Error):  # the stop stands, whatever becomes of this question
             left = self.ledger.unfinished()

@@ -43,9 +43,11 @@ def _show_verify(result: dict) -> str:
 
 def _anchor(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).anchor_audit(with_books=True)
-    return result, BROKEN if result["second_place"] else 0
+    return result, BROKEN if result["problem"] else 0
 
 
 def _show_anchor(result: dict) -> str:
-    left = f"\n  {result['second_place']}" if result["second_place"] else ""
+    if result["head"] is None:
+        return result["problem"]
+    left = f"\n  {result['problem']}" if result["problem"] else ""
     return f"head {result['head']}: {result['acts']:,} acts, rows until {result['until'][:19]} UTC{left}"

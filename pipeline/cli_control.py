@@ -134,7 +134,7 @@ def add_incident_commands(actions: Any) -> None:
 
 def _settle(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).settle_day()
-    return result, BROKEN if result["break_count"] or result["unknown"] or result["anchor"]["second_place"] else 0
+    return result, BROKEN if result["break_count"] or result["unknown"] or result["anchor"]["problem"] else 0
 
 
 def _reconcile(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
@@ -146,8 +146,8 @@ def _show_reconciled(result: dict) -> str:
     from pipeline.reconcile import to_text  # needs Arrow, which takes a while to load
 
     unknown = [f"unknown: {item['scope']}: {item['operations']:,}" for item in result.get("unknown", [])]
-    second_place = result.get("anchor", {}).get("second_place")
-    return "\n".join([to_text(result), *unknown, *([second_place] if second_place else [])])
+    problem = result.get("anchor", {}).get("problem")
+    return "\n".join([to_text(result), *unknown, *([problem] if problem else [])])
 
 
 def _prove(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
@@ -171,7 +171,8 @@ def _show_close(result: dict) -> str:
     )
     told = f"{result['untold']:,} messages are still due" if result["untold"] else "everybody was told"
     proof = Path(result["proof_text"]).read_text(encoding="utf-8").rstrip()
-    return f"{result['incident_id']}: closed; {told}; {case}\n{proof}"
+    problem = f"\n{result['anchor']['problem']}" if result["anchor"]["problem"] else ""
+    return f"{result['incident_id']}: closed; {told}; {case}{problem}\n{proof}"
 
 
 def _lookup(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:

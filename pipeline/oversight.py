@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import audit as audit_stage
 from pipeline.adapters.audit import ANCHORED, BEGINNING
 from pipeline.adapters.head_file import HeadFile
+from pipeline.errors import FatalError
 from pipeline.installation import Installation
 
 
@@ -22,27 +23,28 @@ class Oversight(Installation):
         return HeadFile(home / "audit", key=home / "keys" / "audit.pem", second=self.settings.audit_anchor)
 
     def anchor_audit(self, *, with_books: bool) -> dict[str, Any]:
-        """Append a head to the file of heads, and to its second place.
+        """Append a head to the file of heads, and to its second place; never in the way of what it comes after.
 
         Args:
             with_books: whether it vouches for the rows recorded since the last one, too; that costs what recording them cost, or less.
 
         Returns:
-            `head, acts, until` (rows before it are vouched for), `second_place`: what keeps the second place from being up to date.
-
-        Raises:
-            FatalError: the file of heads is not as we left it; nothing is put on top of that.
+            `head` (its number), `acts`, `until` (rows before it are vouched for), and `problem`: why there is no new head - then the
+            others are None - or why the second place lacks it; None where all is well.
         """
-        with self.heads.alone():
-            self.audit_log.seal()
-            kept = self.heads.append(
-                lambda last: audit_stage.next_head(self.audit_log, last, beginning=BEGINNING, with_books=with_books)
-            )
-            self.audit_log.append(
-                ANCHORED, f"head {kept.head.number}", {"head": kept.head.number, "sha256": kept.digest}
-            )
-            left = self.heads.copy()
-        return {"head": kept.head.number, "acts": kept.head.acts, "until": kept.head.until, "second_place": left}
+        try:
+            with self.heads.alone():
+                self.audit_log.seal()
+                kept = self.heads.append(
+                    lambda last: audit_stage.next_head(self.audit_log, last, beginning=BEGINNING, with_books=with_books)
+                )
+                self.audit_log.append(
+                    ANCHORED, f"head {kept.head.number}", {"head": kept.head.number, "sha256": kept.digest}
+                )
+                problem = self.heads.copy()
+        except (FatalError, OSError) as error:
+            return {"head": None, "acts": None, "until": None, "problem": f"the audit log is not anchored: {error}"}
+        return {"head": kept.head.number, "acts": kept.head.acts, "until": kept.head.until, "problem": problem}
 
     def verify_audit(self) -> dict[str, Any]:
         """Hold log and books against every head; returns `audit` (`whole` or `broken`), `acts, heads, anchored_until, breaks`."""

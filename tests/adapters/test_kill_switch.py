@@ -168,6 +168,11 @@ def test_a_login_that_is_refused_keeps_nobody_from_stopping(register):
     assert register.stop("look first", login="an_analyst", password=None) == "makegood_pipeline"
 
 
+def test_a_reason_that_cannot_be_written_keeps_nobody_from_stopping(settings, register):
+    assert open_makegood(settings=settings).stop("outage \udcff\x00")["sending"] == "stopped"
+    assert register.stopped_by()[2] == "outage \\udcff\\x00"
+
+
 @pytest.mark.parametrize("login", [None, "operator"])
 def test_readers_who_open_all_the_connections_they_can_leave_one_to_stop_with(settings, server, register, login):
     with superuser(settings) as admin:

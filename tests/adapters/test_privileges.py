@@ -166,12 +166,10 @@ ACTS: dict[str, Act] = {
 
 
 def page_says(page: Path) -> dict[str, dict[str, bool]]:
-    """The page's table: by act and column, whether it may."""
-    rows = [
-        [cell.strip() for cell in line.strip("|\n").split("|")]
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if line.startswith("|")
-    ]
+    """The page's first table: by act and column, whether it may."""
+    paragraphs = page.read_text(encoding="utf-8").split("\n\n")
+    table = next(paragraph for paragraph in paragraphs if paragraph.startswith("|"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     (_, *columns), _, *acts = rows
     return {act: {column: cell == "yes" for column, cell in zip(columns, cells, strict=True)} for act, *cells in acts}
 
