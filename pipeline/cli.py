@@ -8,6 +8,7 @@ when the command fails.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import format_minor
 from pipeline.errors import GateClosed, MakegoodError, UsageError
 from pipeline.progress import StageProgress
-from pipeline.settings import Settings
+from pipeline.settings import PRIVATE_UMASK, Settings
 
 EXIT_CODES = """exit codes: 0 done, or released; 3 held, or outside its window;
             2 bad usage, or input that cannot be read faithfully; 1 anything else"""
@@ -30,6 +31,7 @@ WAITING = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    os.umask(PRIVATE_UMASK)
     arguments = _parser().parse_args(argv)
     with StageProgress(quiet=arguments.quiet) as progress:
         try:

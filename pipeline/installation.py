@@ -11,6 +11,7 @@ from functools import cached_property
 
 from pipeline.adapters import postgres
 from pipeline.adapters.declared_changes import DeclaredChanges
+from pipeline.adapters.home import keep_private
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
 from pipeline.adapters.rails.practice import PracticeRail
@@ -40,7 +41,10 @@ class Installation:
 
     @cached_property
     def server(self) -> postgres.Server:
-        return postgres.open_server(self.settings)
+        keep_private(self.settings.home)
+        server = postgres.open_server(self.settings)
+        keep_private(self.settings.home)  # an embedded server that root starts opens it on its way in
+        return server
 
     @cached_property
     def register(self) -> Register:
