@@ -6,6 +6,7 @@ take the same path.
 """
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from pipeline import report as report_stage
 from pipeline import verify as verify_stage
 from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.engine import DuckDBEngine
+from pipeline.adapters.home import keep_private
 from pipeline.adapters.incidents import Incident
 from pipeline.adapters.runs import history_digest
 from pipeline.adapters.sources import open_source
@@ -411,6 +413,9 @@ REPORT_NAME = "report.html"
 def open_makegood(
     *, as_of: datetime | None = None, progress: Progress = no_progress, settings: Settings | None = None
 ) -> Makegood:
-    """The installation that the environment describes."""
+    """The installation that the environment describes, its home directory closed to everybody but its owner."""
     failpoints.arm(armed_failpoint())
-    return Makegood(settings or Settings.from_environment(), as_of=as_of, progress=progress)
+    settings = settings or Settings.from_environment()
+    for opened in keep_private(settings.home):
+        sys.stderr.write(f"makegood: {opened} was open to other users of this machine; it is yours alone now\n")
+    return Makegood(settings, as_of=as_of, progress=progress)

@@ -8,6 +8,7 @@ output, also when the command fails.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from pipeline.core.money import format_minor
 from pipeline.core.terminal import visible
 from pipeline.errors import GateClosed, MakegoodError, UsageError
 from pipeline.progress import StageProgress
-from pipeline.settings import Settings
+from pipeline.settings import PRIVATE_UMASK, Settings
 
 EXIT_CODES = """exit codes: 0 done, or released; 3 held, or outside its window;
             2 bad usage, or input that cannot be read faithfully; 1 anything else"""
@@ -31,6 +32,7 @@ WAITING = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    os.umask(PRIVATE_UMASK)
     arguments = _parser().parse_args(argv)
     with StageProgress(quiet=arguments.quiet) as progress:
         try:

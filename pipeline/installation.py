@@ -13,6 +13,7 @@ from getpass import getuser
 from pipeline.adapters import postgres
 from pipeline.adapters.audit import AuditLog, append_audit
 from pipeline.adapters.declared_changes import DeclaredChanges
+from pipeline.adapters.home import keep_private
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
 from pipeline.adapters.rails.practice import PracticeRail
@@ -42,7 +43,10 @@ class Installation:
 
     @cached_property
     def server(self) -> postgres.Server:
-        return postgres.open_server(self.settings)
+        keep_private(self.settings.home)
+        server = postgres.open_server(self.settings)
+        keep_private(self.settings.home)  # an embedded server that root starts opens it on its way in
+        return server
 
     @cached_property
     def register(self) -> Register:

@@ -17,6 +17,9 @@ MOST_SECONDS = 86_400.0
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
+PRIVATE_UMASK = 0o077
+"""What our programs create is for its owner alone; each sets it as it starts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

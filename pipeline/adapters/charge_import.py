@@ -21,6 +21,7 @@ from pipeline.adapters import duck
 from pipeline.adapters.audit import append_audit
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.byte_check import ByteCheck, check_binary, check_text
+from pipeline.adapters.card_numbers import card_numbers
 from pipeline.adapters.ledger import OPERATION_COLUMNS, OUTCOME_COLUMNS, with_entry
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.adapters.strict_columns import DEFAULT_BILL_CYCLE, Place, whole_numbers
@@ -221,8 +222,9 @@ def _confirm(file: ImportFile, states: pa.Table) -> None:
 
 
 def _check_values(columns: dict[str, pa.Array], place: Place) -> None:
-    token = pc.replace_substring_regex(columns["instrument_token"], "[ -]", "")
-    _refuse(pc.match_substring_regex(token, "^[0-9]{13,19}$"), "instrument_token", "looks like a card number", place)
+    for name, kind in _KINDS.items():
+        if kind == "text" and name in columns and name != "approved_at":
+            _refuse(card_numbers(columns[name], as_printed=name != "instrument_token"), name, "is a card number", place)
     _refuse(pc.less_equal(columns["amount_minor"], 0), "amount_minor", "is not positive", place)
     _refuse(pc.less(columns["bill_cycle"], 1), "bill_cycle", "is not positive", place)
     methods = pc.is_in(columns["payment_method"], pa.array(PAYMENT_METHODS))

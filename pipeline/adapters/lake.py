@@ -257,7 +257,6 @@ class ParquetLake:
             self._root.mkdir(parents=True, exist_ok=True)
             self._clear_abandoned()
             folder = Path(tempfile.mkdtemp(dir=self._root, prefix=_LANDING))
-            folder.chmod(0o755)
         try:
             yield folder
         finally:

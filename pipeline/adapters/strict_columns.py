@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import limits
+from pipeline.adapters.card_numbers import card_numbers
 from pipeline.adapters.content_hash import text_bytes
 from pipeline.errors import UnreadableInput
 from pipeline.schema import CHARGE_COLUMNS, CHARGE_SCHEMA, Column
@@ -28,6 +29,8 @@ CARD_NUMBER_DIGITS = 12
 """The shortest card numbers (ISO/IEC 7812 allows 8, issuers use 12-19); a value with that many digits is not shown."""
 
 DEFAULT_BILL_CYCLE = 1
+
+_CARD_NUMBER = "is a card number, which must not be stored; nothing was landed. Have the file sent again with the acquirer's tokens"
 
 _COLUMN = {column.name: column for column in CHARGE_COLUMNS}
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -98,7 +101,7 @@ def charges(columns: dict[str, pa.Array], rows: int, place: Place) -> pa.RecordB
     """Charges from columns that already have the schema's types; absent optional ones are filled in.
 
     Raises:
-        UnreadableInput: a text is too long or holds a NUL character; a date is outside the years 1 to 9999.
+        UnreadableInput: a text is too long, holds a NUL character or is a card number; a date is outside the years 1 to 9999.
     """
     complete = []
     for column in CHARGE_COLUMNS:
@@ -195,6 +198,7 @@ def _check_text(values: pa.Array, name: str, place: Place) -> None:
         _refuse_where(too_long, place, name, f"is longer than {limits.VALUE_BYTES:,} bytes, which no charge column is")
     if b"\0" in bytes(text_bytes(values)):
         _refuse_where(pc.match_substring(values, "\0"), place, name, "holds a NUL character")
+    _refuse_where(card_numbers(values, as_printed=name != "instrument_token"), place, name, _CARD_NUMBER)
 
 
 def _refuse_line_breaks(values: pa.Array, name: str, place: Place) -> None:
