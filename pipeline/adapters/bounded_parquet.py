@@ -22,6 +22,9 @@ from pipeline.errors import UnreadableInput
 BATCH_ROWS = 65_536
 """Rows decoded at a time: some 15 MB."""
 
+PORTION_BYTES = 64 * 1024 * 1024
+"""Of text taken out of dictionaries at a time: as much as five ordinary portions have in all."""
+
 READ_BYTES = 1024 * 1024
 """Read at a time from each column, so that a file of one huge row group streams too."""
 
@@ -92,7 +95,7 @@ class BoundedParquet:
         at_most = min(at_most, max(limits.FREE_EXPANSION_BYTES, self._size * limits.TEXT_EXPANSION))
         done = rows = 0
         try:
-            for batch in self._file.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in self._portions(columns):
                 decoded = [
                     self._decoded(values, field, rows)
                     for values, field in zip(batch.columns, batch.schema, strict=True)
@@ -106,6 +109,19 @@ class BoundedParquet:
             raise damaged(self._name, error) from None
         if rows != self.num_rows:
             raise UnreadableInput(f"{self._name}: its footer promises {self.num_rows:,} rows, it holds {rows:,}")
+
+    def _portions(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        """The rows as they are stored, in portions whose text, taken out of its dictionaries, stays below `PORTION_BYTES`."""
+        for batch in self._file.iter_batches(BATCH_ROWS, columns=columns):
+            coded = [
+                values.dictionary
+                for values in batch.columns
+                if types.is_dictionary(values.type) and len(values.dictionary)
+            ]
+            widest = sum(pc.max(pc.binary_length(texts)).as_py() or 0 for texts in coded if _is_text(texts.type))
+            rows = max(1, PORTION_BYTES // max(1, widest))
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows)
 
     def _decoded(self, values: pa.Array, field: pa.Field, rows_before: int) -> pa.Array:
         """A column of a batch; text is taken out of its dictionary once its values are known to be short."""
@@ -151,6 +167,15 @@ class BoundedParquet:
                         if inflated > most_bytes or pages > _PAGES:
                             raise _too_large(self._name, "its pages", most_bytes)
         return coded
+
+
+def require_bounded(path: Path) -> None:
+    """Refuse a Parquet file that would inflate beyond `limits`, for a reader of its own.
+
+    Raises:
+        UnreadableInput: as `BoundedParquet`.
+    """
+    BoundedParquet(path).close()
 
 
 def damaged(name: str, error: Exception) -> UnreadableInput:
