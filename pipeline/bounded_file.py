@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import UnreadableInput
 
-__all__ = ["open_regular", "read_bytes", "read_json", "require_regular"]
+__all__ = ["named", "open_regular", "read_bytes", "read_json", "require_regular"]
 
 _KINDS = (
     (stat.S_ISDIR, "is a folder"),
@@ -36,12 +36,12 @@ def open_regular(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise UnreadableInput(f"{_named(path)}: cannot be opened ({_reason(error)})") from None
+        raise UnreadableInput(f"{named(path)}: cannot be opened ({_reason(error)})") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         what = next((what for is_kind, what in _KINDS if is_kind(mode)), "is no regular file")
-        raise UnreadableInput(f"{_named(path)}: {what}, not a file; put the file itself there")
+        raise UnreadableInput(f"{named(path)}: {what}, not a file; put the file itself there")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb", buffering=0)
 
@@ -64,9 +64,9 @@ def read_bytes(path: Path, *, at_most: int) -> bytes:
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise UnreadableInput(f"{_named(path)}: cannot be read ({_reason(error)})") from None
+        raise UnreadableInput(f"{named(path)}: cannot be read ({_reason(error)})") from None
     if len(content) > at_most:
-        raise UnreadableInput(f"{_named(path)}: is longer than {at_most:,} bytes, which nothing of its kind is")
+        raise UnreadableInput(f"{named(path)}: is longer than {at_most:,} bytes, which nothing of its kind is")
     return content
 
 
@@ -90,7 +90,7 @@ def read_json(path: Path, *, at_most: int) -> Any:
         reason = str(error)
     except ValueError:
         reason = "a number has too many digits"
-    raise UnreadableInput(f"{_named(path)} is not valid JSON in UTF-8 ({reason})")
+    raise UnreadableInput(f"{named(path)} is not valid JSON in UTF-8 ({reason})")
 
 
 class _RefusedError(Exception):
@@ -108,7 +108,8 @@ def _no_number(name: str) -> Any:
     raise _RefusedError(f"{name} is no number")
 
 
-def _named(path: Path) -> str:
+def named(path: Path) -> str:
+    """A file's name as a message may show it."""
     return path.name if path.name.isprintable() else ascii(path.name)
 
 

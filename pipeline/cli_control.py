@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 ID = "inc-2005-09-1a2b3c4d"
 
 BROKEN = 1
-"""Exit code of a reconciliation that leaves breaks, and of a regression case that the gate would release."""
+"""Exit code of a reconciliation that leaves breaks or files it could not read, and of a regression case that the gate would release."""
 
 
 def add_commands(commands: Any) -> None:
@@ -134,12 +134,18 @@ def add_incident_commands(actions: Any) -> None:
 
 def _settle(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).settle_day()
-    return result, BROKEN if result["break_count"] or result["unknown"] or result["anchor"]["problem"] else 0
+    is_done = _is_matched(result) and not result["unknown"] and not result["anchor"]["problem"]
+    return result, 0 if is_done else BROKEN
+
+
+def _is_matched(result: dict) -> bool:
+    """Whether nothing differs, and every file could be read: what a refused file says is not known."""
+    return not result["break_count"] and not result["exceptions"]["refused"]
 
 
 def _reconcile(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).reconcile(arguments.incident)
-    return result, BROKEN if result["break_count"] else 0
+    return result, 0 if _is_matched(result) else BROKEN
 
 
 def _show_reconciled(result: dict) -> str:

@@ -50,5 +50,5 @@ MANIFEST_BYTES = own_limit("MANIFEST_BYTES", 16 * MIB)
 JSON_BYTES = own_limit("JSON_BYTES", 16 * MIB)
 """Of a settings file or a proposal of bounds: 100,000 bounds."""
 
-SETTLEMENT_BYTES = own_limit("SETTLEMENT_BYTES", 8 * 1024 * MIB)
-"""Of a settlement file: some 30 million lines."""
+SETTLEMENT_BYTES = own_limit("SETTLEMENT_BYTES", 2 * 1024 * MIB)
+"""Of a settlement file, whose lines are held in memory: some ten million."""

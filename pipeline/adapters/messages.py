@@ -18,9 +18,12 @@ import duckdb
 import pyarrow as pa
 from psycopg import sql
 
+from pipeline import limits
 from pipeline.adapters import duck
+from pipeline.adapters.bounded_parquet import BoundedParquet
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.postgres import Server, conninfo
+from pipeline.bounded_file import require_regular
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
 from pipeline.errors import FatalError, UnreadableInput
@@ -63,6 +66,45 @@ PROMISED_COLUMNS = ["customer_id", "reversal", "money_back_by", "rebill", "rebil
 """What a plan's lines say that a customer is told of."""
 
 
+def read_contacts(path: Path | None) -> pa.Table:
+    """The source's contacts (`CONTACT_SCHEMA`); nobody's where there is no file.
+
+    Raises:
+        UnreadableInput: it is no such file; the message shows no value.
+    """
+    held = []
+    if path is not None and _is_there(path):
+        with BoundedParquet(path) as file:
+            needed = CONTACT_SCHEMA.names
+            if any(
+                file.schema.names.count(name) != 1 or not _is_plain(file.schema.field(name).type) for name in needed
+            ):
+                raise UnreadableInput(f"{path.name}: it is a Parquet file with the text columns {', '.join(needed)}")
+            for batch in file.batches(needed, at_most=limits.IMPORT_BYTES):
+                try:
+                    held.append(batch.select(needed).cast(CONTACT_SCHEMA))
+                    held[-1].validate(full=True)  # a Parquet reader takes the writer's word for UTF-8
+                except pa.ArrowInvalid:
+                    raise UnreadableInput(f"{path.name}: a value is not UTF-8") from None
+    return pa.Table.from_batches(held, CONTACT_SCHEMA)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_plain(found: pa.DataType) -> bool:
+    value = found.value_type if pa.types.is_dictionary(found) else found
+    return any(
+        is_kind(value)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
+    )
+
+
 class Outbox:
     """What an incident's customers have not been told yet.
 
@@ -95,21 +137,9 @@ class Outbox:
             yield
 
     def _give_contacts(self, path: Path | None) -> None:
-        if path is None or not path.exists():
-            self._database.register("contact", CONTACT_SCHEMA.empty_table())
-            return
-        columns = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in CONTACT_SCHEMA.names)
-        try:
-            self._database.execute(
-                f"CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) {columns}"
-                " FROM read_parquet(?, hive_partitioning = FALSE)",
-                [str(path)],
-            )
-        except duckdb.Error as error:  # its text could quote a value
-            needed = ", ".join(CONTACT_SCHEMA.names)
-            raise UnreadableInput(
-                f"{path.name} cannot be read ({type(error).__name__}): it is a Parquet file with the columns {needed}"
-            ) from None
+        self._database.register("given", read_contacts(path))
+        self._database.execute("CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) * FROM given")
+        self._database.unregister("given")
 
     def _give_promises(self, plans: list[pa.Table]) -> None:
         """What the plans said to a customer; the newest one that says anything rules."""

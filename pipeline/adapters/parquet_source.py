@@ -65,13 +65,14 @@ def _faithful(values: pa.Array, name: str, place: Place) -> pa.Array:
     wanted = next(column.arrow_type for column in CHARGE_COLUMNS if column.name == name)
     values = values.cast(wanted)
     if wanted == pa.string():
-        _check_utf8(values, name, place)
+        check_utf8(values, name, place)
     return values
 
 
-def _check_utf8(values: pa.Array, name: str, place: Place) -> None:
+def check_utf8(values: pa.Array, name: str, place: Place) -> None:
+    """Require that a text column is UTF-8: Parquet readers take the writer's word for it."""
     try:
-        values.validate(full=True)  # Parquet readers take the writer's word for UTF-8
+        values.validate(full=True)
     except pa.ArrowInvalid:
         for index, content in enumerate(values.cast(pa.binary()).to_pylist()):
             try:

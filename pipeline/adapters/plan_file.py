@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.adapters.bounded_parquet import require_bounded
 from pipeline.adapters.content_hash import text_bytes
-from pipeline.errors import FatalError, GateClosed
+from pipeline.errors import FatalError, GateClosed, UnreadableInput
 from pipeline.schema import PLAN_SCHEMA
 
 HASHED_LINES = 65_536
@@ -108,15 +109,16 @@ def read_plan(path: Path, digest: str, columns: Sequence[str] | None = None) -> 
         GateClosed: its content does not have `digest`: nobody agreed to what it says.
     """
     try:
+        require_bounded(path)
         with pq.ParquetFile(path) as file:
             said = file.schema_arrow.metadata or {}
             header, signed = json.loads(said[_HEADER_KEY]), json.loads(said.get(_COLUMNS_KEY, b"null"))
-            if not isinstance(header, dict):
+            if not isinstance(header, dict) or not isinstance(signed, dict | None):
                 raise ValueError("no header")
             needed = [name for name in PLAN_SCHEMA.names if columns is None or signed is None or name in columns]
             lines = file.read(columns=needed).select(needed).replace_schema_metadata(None)
         lines = lines.cast(pa.schema([PLAN_SCHEMA.field(name) for name in needed]))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, RecursionError, MemoryError, pa.ArrowException, UnreadableInput) as error:
         raise FatalError(
             f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew"
         ) from None

@@ -92,7 +92,7 @@ def charges_from_text(columns: dict[str, pa.Array], rows: int, place: Place) -> 
         elif column.kind == "date":
             typed[name] = dates(values, name, place)
         else:
-            _refuse_line_breaks(values, name, place)
+            refuse_line_breaks(values, name, place)
             typed[name] = values
     return charges(typed, rows, place)
 
@@ -109,7 +109,7 @@ def charges(columns: dict[str, pa.Array], rows: int, place: Place) -> pa.RecordB
         if values is None:
             values = _absent(column, rows)
         elif column.kind == "text":
-            _check_text(values, column.name, place)
+            check_text(values, column.name, place)
         elif column.kind == "date":
             _check_dates(values, column.name, place)
         complete.append(values)
@@ -191,17 +191,19 @@ def _check_dates(values: pa.Array, name: str, place: Place) -> None:
         _refuse_where(outside, place, name, "is a date outside the years 1 to 9999")
 
 
-def _check_text(values: pa.Array, name: str, place: Place) -> None:
+def check_text(values: pa.Array, name: str, place: Place) -> None:
+    """Require that no text is longer than any may be, or holds a NUL character."""
     lengths = pc.binary_length(values)
     if (pc.max(lengths).as_py() or 0) > limits.VALUE_BYTES:
         too_long = pc.greater(lengths, limits.VALUE_BYTES)
-        _refuse_where(too_long, place, name, f"is longer than {limits.VALUE_BYTES:,} bytes, which no charge column is")
+        _refuse_where(too_long, place, name, f"is longer than {limits.VALUE_BYTES:,} bytes, which no such value is")
     if b"\0" in bytes(text_bytes(values)):
         _refuse_where(pc.match_substring(values, "\0"), place, name, "holds a NUL character")
     _refuse_where(card_numbers(values, as_printed=name != "instrument_token"), place, name, _CARD_NUMBER)
 
 
-def _refuse_line_breaks(values: pa.Array, name: str, place: Place) -> None:
+def refuse_line_breaks(values: pa.Array, name: str, place: Place) -> None:
+    """Require that no text holds a line break."""
     # No identifier has one, and the parser takes the rest of a file for one value when a quote stays open.
     content = bytes(text_bytes(values))
     if b"\n" in content or b"\r" in content:
