@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ EXIT_CODES = """exit codes: 0 done, or released; 3 held, or outside its window;
             2 bad usage, or input that cannot be read faithfully; 1 anything else"""
 
 HELD = GateClosed.exit_code
+DIFFERS = 1
+"""Exit code of a check that finds ledger and acquirer's book to differ."""
 WAITING = 1
 
 
@@ -199,16 +201,23 @@ def _set_up_database(arguments: argparse.Namespace, progress: StageProgress) -> 
 
 
 def _check(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = open_app(arguments, progress)
-    app.audit_log.require_whole()
-    stops = [asdict(stop) for stop in app.register.open_stops()]
-    return {"audit": "whole", "stops": stops, "left": app.ledger.unfinished(), "balances": app.ledger.balances()}, 0
+    result = open_app(arguments, progress).check()
+    return result, DIFFERS if result["differences"] else 0
 
 
 def _show_check(result: dict) -> str:
     lines = ["the audit log is whole", *map(_stop_in_words, result["stops"])]
     lines += [f"  {b['account']:20} {format_minor(b['balance_minor'], b['currency'])}" for b in result["balances"]]
     lines += [f"  {item['scope']}: {item['operations']} {item['state'].replace('_', ' ')}" for item in result["left"]]
+    lines += [
+        f"  {item['file']} ({item['scope']} wave {item['wave']}) is not answered" for item in result["open_files"]
+    ]
+    lines += [
+        f"  open breaks of settlement, {kind.replace('_', ' ')}: {count:,}"
+        for kind, count in result["open_breaks"].items()
+    ]
+    lines += [f"  {count:,} operations {way}" for way, count in result["differences"].items()]
+    lines += [] if result["differences"] else ["ledger and acquirer's book agree"]
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from pipeline.adapters.declared_changes import DeclaredChanges
 from pipeline.adapters.home import keep_private
 from pipeline.adapters.lake import ParquetLake
 from pipeline.adapters.ledger import PostgresLedger
+from pipeline.adapters.rails.adyen_batch import MerchantAccount
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.runs import Register
 from pipeline.core.wave import StopRule
@@ -92,12 +93,14 @@ class Installation:
         return {"login": name, "role": role, "password": where}
 
     @contextlib.contextmanager
-    def rail(self) -> Iterator[PaymentRail]:
-        """The rail to the acquirer, told what time it is."""
-        with PracticeRail(self.settings.acquirer, outbox=self.settings.home / "outgoing") as rail:
+    def rail(self, *, tell_time: bool = True) -> Iterator[PaymentRail]:
+        """The rail to the acquirer, told what time it is - unless somebody only looks."""
+        account = MerchantAccount(platform=self.settings.platform)
+        with PracticeRail(self.settings.acquirer, outbox=self.settings.home / "outgoing", account=account) as rail:
             if self._as_of is not None and not rail.simulated:
                 raise FatalError("a real acquirer knows its own time: --as-of works with the practice acquirer alone")
-            rail.set_clock(self._as_of)
+            if tell_time:
+                rail.set_clock(self._as_of)
             yield rail
 
     def _sender(self, rail: PaymentRail) -> Sender:

@@ -15,6 +15,9 @@ from pipeline.errors import UsageError
 MOST_SECONDS = 86_400.0
 """Longest wait that a setting may ask for: a day."""
 
+LONGEST_PLATFORM = 20
+"""Characters of a platform's name: it begins every file name."""
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 PRIVATE_UMASK = 0o077
@@ -35,6 +38,8 @@ class Settings:
             `MAKEGOOD_CHARGE_DAYS` as `first-last`).
         login, password: the person who decides (`MAKEGOOD_LOGIN`, `MAKEGOOD_PASSWORD`); a database login.
         suites: the folder of expectation suites (`MAKEGOOD_SUITES`, default `expectations/suites`).
+        platform: names this installation to the acquirer, letters and digits (`MAKEGOOD_PLATFORM`, default `Makegood`): its file numbers
+            count per platform, so two installations at one acquirer have two names.
         answer_seconds: how long a file waits for its answers before its operations are called unknown (`MAKEGOOD_ANSWER_SECONDS`).
         audit_anchor: a second folder for the signed heads of the audit log, best where others look after it
             (`MAKEGOOD_AUDIT_ANCHOR`); None keeps them below `home` alone.
@@ -49,6 +54,7 @@ class Settings:
     password: str | None
     suites: Path
     answer_seconds: float
+    platform: str = "Makegood"
     audit_anchor: Path | None = None
 
     @classmethod
@@ -69,6 +75,7 @@ class Settings:
             login=env.get("MAKEGOOD_LOGIN") or None,
             password=env.get("MAKEGOOD_PASSWORD") or None,
             suites=Path(env.get("MAKEGOOD_SUITES") or PROJECT_ROOT / "expectations" / "suites").resolve(),
+            platform=_platform(env.get("MAKEGOOD_PLATFORM") or "Makegood"),
             answer_seconds=_seconds(env.get("MAKEGOOD_ANSWER_SECONDS", "120")),
             audit_anchor=Path(env["MAKEGOOD_AUDIT_ANCHOR"]).expanduser().resolve()
             if env.get("MAKEGOOD_AUDIT_ANCHOR")
@@ -117,6 +124,12 @@ def armed_failpoint() -> str | None:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for programs that it starts."""
     return dict(os.environ)
+
+
+def _platform(text: str) -> str:
+    if not (text.isascii() and text.isalnum() and len(text) <= LONGEST_PLATFORM):
+        raise UsageError(f"MAKEGOOD_PLATFORM is letters and digits, {LONGEST_PLATFORM} at most; not {text!r}")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -501,6 +501,13 @@ class PostgresLedger:
             {"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows
         ]
 
+    def open_breaks(self) -> dict[str, int]:
+        """Breaks of settlement that nothing has resolved, counted by kind."""
+        with self._server.connect() as connection:
+            return dict(
+                connection.execute("SELECT kind, count(*) FROM open_break GROUP BY kind ORDER BY kind").fetchall()
+            )
+
     def damaged_answers(self) -> list[dict]:
         """Answers that could not be trusted, newest first: scope, wave, detail, at. What they were about was asked about by key."""
         with self._server.connect() as connection:

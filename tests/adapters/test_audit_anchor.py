@@ -208,8 +208,11 @@ def test_rows_of_a_transaction_that_is_still_open_are_left_for_the_next_head(app
         late.execute("SELECT now()")
         time.sleep(0.2)
         app.anchor_audit(with_books=True)
-        late.execute("INSERT INTO batch (scope, wave, file_sequence, file_path, sha256, operation_count, total_minor)"
-                     " VALUES ('late', 0, 1, 'f', 'x', 1, 1)")  # fmt: skip
+        late.execute(
+            "INSERT INTO operation (operation_id, kind, scope, customer_id, billing_period, bill_cycle, charge_id, amount_minor,"
+            " currency, payment_method, issuer, instrument_token, wave) VALUES (gen_random_uuid(), 'charge', 'late', 'late', '2023-09', 1,"
+            " 'c', 1, 'KRW', 'credit_card', 'i', 't', 0)"
+        )
     assert app.verify_audit()["breaks"] == []
 
 

@@ -6,6 +6,7 @@ from charge_files import charges, land, landed, write
 
 from pipeline.adapters.card_numbers import card_numbers
 from pipeline.adapters.charges_due import find_due
+from pipeline.adapters.ledger import CHARGED_SCHEMA
 from pipeline.errors import UnreadableInput
 
 CARDS = [
@@ -73,6 +74,5 @@ def test_numeric_tokens_and_subscriber_numbers_land_and_are_due(tmp_path):
     write(tmp_path / "source", "a.csv", table)
     run = land(tmp_path / "source", tmp_path / "lake")
     assert landed(run)["instrument_token"].to_pylist() == numbers
-    charged = pa.table({"customer_id": pa.array([], pa.string()), "bill_cycle": pa.array([], pa.int64()),
-                        "amount_minor": pa.array([], pa.int64())})  # fmt: skip
+    charged = CHARGED_SCHEMA.empty_table()
     assert find_due(run.run, charged).classes["due"]["rows"] == len(numbers)

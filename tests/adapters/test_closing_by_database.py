@@ -18,7 +18,7 @@ def world(settings: Settings, tmp_path: Path) -> World:
     """An incident with nothing in it."""
     world = World(settings, tmp_path / "world", tmp_path.name)
     world.incident = world.incidents.open_incident(
-        billing_period="2023-09", charge_scope=world.run_id, issuers=None, corrected_run=world.corrected
+        billing_period="2023-09", charge_scope=world.run_id, issuers=[world.issuer], corrected_run=world.corrected
     ).incident_id
     return world
 
@@ -57,7 +57,7 @@ def test_a_proof_that_is_not_whole_closes_nothing(world, proof, why):
 def test_only_the_newest_proof_of_the_incident_itself_closes_it(world, settings, tmp_path):
     other = World(settings, tmp_path / "other", f"{tmp_path.name} other")
     other.incident = other.incidents.open_incident(
-        billing_period="2023-09", charge_scope=other.run_id, issuers=None, corrected_run=other.corrected
+        billing_period="2023-09", charge_scope=other.run_id, issuers=[other.issuer], corrected_run=other.corrected
     ).incident_id
     older, newest, of_other = prove(world), prove(world, open=1, accepted_open="invoiced by post"), prove(other)
     for proof_id in (None, older, of_other, newest + 1000):

@@ -246,7 +246,7 @@ def elsewhere(story) -> Iterator[tuple[Makegood, Path]]:
     home = story.settings.home / "elsewhere"
     home.mkdir()
     (home / "acquirer").symlink_to(story.settings.acquirer)
-    settings = replace(story.settings, home=home)
+    settings = replace(story.settings, home=home, platform="Second")
     file = exported(
         story,
         home / "approvals.csv",

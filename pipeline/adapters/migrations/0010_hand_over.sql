@@ -401,5 +401,6 @@ REVOKE EXECUTE ON FUNCTION take_mutex, require_epoch, last_sequence, begin_sendi
 GRANT EXECUTE ON FUNCTION take_mutex TO makegood_pipeline, makegood_operator, makegood_approver, makegood_airflow;
 GRANT EXECUTE ON FUNCTION require_epoch, last_sequence, begin_sending, record_batch, hand_over, record_event, end_unsent, reenter_batch, declare_lost
     TO makegood_pipeline;
+GRANT SELECT ON mutex TO makegood_pipeline;
 GRANT SELECT ON sender, live_batch, wave_end
     TO makegood_pipeline, makegood_airflow, makegood_operator, makegood_approver, makegood_analyst;
