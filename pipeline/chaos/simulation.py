@@ -66,6 +66,9 @@ ROUNDS_MAX = 16
 HELD_ROUNDS = 3
 """Calls after which the acquirer has booked what it was late with."""
 
+PATIENT_ROUNDS = 6
+"""Calls after which people look into what stays unknown, whatever it says."""
+
 
 @dataclass(slots=True)
 class Fault:
@@ -157,6 +160,7 @@ class Simulation:
         self.saves: list[str] = []
         self.bans: list[Ban] = []
         self.given_up: set[str] = set()
+        self.is_back = False
         self.later: list[Callable[[], None]] = []
         self.ledgers: list[PostgresLedger] = []
         self.in_flight: set[str] = set()
@@ -206,8 +210,8 @@ class Simulation:
 
     @contextlib.contextmanager
     def _machinery(self) -> Iterator[None]:
-        def threads(max_workers: int, **_: Any) -> Threads:
-            return Threads(self.machine, max_workers)
+        def threads(**_: Any) -> Threads:
+            return Threads(self.machine, 1)  # two that commit at once would wait for each other in the database, not here
 
         with contextlib.ExitStack() as stack:
             for module in (execution, release, remedy):
@@ -306,7 +310,7 @@ class Simulation:
             sender.ledger.end_unsent(turn, self.scopes(), "nothing more of it is sent")
         for scope in self.scopes():
             sender.look_up_unknown(scope)
-        return sender.ledger.unfinished()
+        return [left for left in sender.ledger.unfinished() if left["scope"] in self.scopes()]
 
     def look_up(self, process: Process) -> Any:
         sender = self.sender_of(process)
@@ -409,6 +413,8 @@ class Simulation:
             case "restore" | "standby":
                 self._bring_back(kind)
             case "repair":
+                self._lose_locks(process)
+                process.asleep = self.draw.randint(20, 400)
                 self.start("repair", self.repair)
 
     def _second(self) -> None:
@@ -491,6 +497,7 @@ class Simulation:
     def _bring_back(self, kind: str) -> None:
         """The database is what it was; whoever was connected is not any more."""
         self._lose_all()
+        self.is_back = True
         place = self.draw.randrange(len(self.saves)) if kind == "restore" else max(0, len(self.saves) - self.draw.randint(1, 3))
         self.database.restore(self.saves[place])
         self.saves = self.saves[: place + 1]
@@ -512,12 +519,15 @@ class Simulation:
             is_over = any(ban.scopes for ban in self.bans)
             process = self.start("again", self.wind_down if is_over else self.call)
             self.machine.run()
-            if self.later:
+            if self.later or self.is_back:  # whoever brought the database back calls again, whatever was said before
+                self.is_back = False
                 continue
             said = process.ended
             if process.is_alive and not isinstance(said, Exception) and self._is_done(said, is_over):
                 return self._finish()
             self._react(said)
+            if number >= PATIENT_ROUNDS:
+                self._repair_by_hand()  # still unknown: somebody looks
         self.violated(f"no way out: {type(said).__name__}: {str(said)[:300]}")
         return False
 
