@@ -7,6 +7,7 @@ that is told to `wait` says that it was reached, and whoever tests does to the w
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Armed:
     visits: int = 0
 
 
-_armed: Armed | None = None
+_armed: Armed | Callable[[str], None] | None = None
 
 
 def arm(specification: str | None) -> None:
@@ -66,14 +67,23 @@ def arm(specification: str | None) -> None:
     _armed = Armed(point, int(nth), action, Path(folder[0]) if folder else None)
 
 
+def watch(watcher: Callable[[str], None] | None) -> None:
+    """Have `watcher` told every point that this process comes past, in its place; None ends that. It may raise what it likes."""
+    global _armed
+    _armed = watcher
+
+
 def failpoint(name: str) -> None:
     """Fail here, if a test has said so."""
     if _armed is not None:
         _visit(_armed, name)
 
 
-def _visit(armed: Armed, name: str) -> None:
+def _visit(armed: Armed | Callable[[str], None], name: str) -> None:
     assert name in FAILPOINTS, name
+    if not isinstance(armed, Armed):
+        armed(name)
+        return
     if armed.point != name:
         return
     armed.visits += 1

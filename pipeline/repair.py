@@ -100,11 +100,13 @@ class Repair:
             RetriableError: another sender is at work.
             FatalError: a file cannot be entered; what was found before it is done.
         """
-        found = sorted(self._found(), key=lambda pair: pair[0].sequence)
-        if any(finding.kind in NEEDS_TWO for finding, _ in found):
-            self.books.order_stop_of_two("the books were repaired; two people look, then resume")
         with self.books.sending(self.rail.identity, self.rail.noted(), also_behind=True) as turn:
-            for finding, subject in found:
+            # found only now: a sender that was at work has ended, or can record nothing more
+            found = sorted(self._found(), key=lambda pair: pair[0].sequence)
+            if any(finding.kind in NEEDS_TWO for finding, _ in found):
+                self.books.order_stop_of_two("the books were repaired; two people look, then resume")
+            # a file that went out is entered in the place of one of the same wave that did not
+            for finding, subject in sorted(found, key=lambda pair: pair[0].kind != "take_back"):
                 self._put_right(turn, finding, subject)
             for scope, wave in self.books.open_files(turn.rail):
                 if self.rail.whereabouts(wave.file) != "missing":
@@ -116,7 +118,7 @@ class Repair:
             where = self.rail.whereabouts(wave.file)
             if where == "delivered":
                 kind = "wait" if wave.handed_over else "enter"
-            elif where == "withdrawn" or not wave.handed_over:
+            elif where in ("staged", "withdrawn") or not wave.handed_over:
                 kind = "take_back"
             else:
                 kind = "lost" if self._never_had(scope, wave) else "unclear"
@@ -139,6 +141,8 @@ class Repair:
 
     def _put_right(self, turn: Turn, finding: Finding, subject: Any) -> None:
         match finding.kind:
+            case "take_back":
+                self.sender.settle(turn, *subject)
             case "enter":
                 self._enter(turn, finding, subject)
             case "lost":
