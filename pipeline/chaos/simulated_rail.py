@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.chaos.simulated_processes import Machine
 from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost

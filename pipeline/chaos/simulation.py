@@ -34,7 +34,7 @@ from pipeline.chaos.simulated_database import BLOCKED, Database, Lent
 from pipeline.chaos.simulated_processes import EndlessError, KilledError, Machine, Process, Threads
 from pipeline.chaos.simulated_rail import Acquirer, Content, SimulatedRail, copy_of
 from pipeline.core.wave import StopRule
-from pipeline.errors import FatalError, GateClosed, MakegoodError, RetriableError, SendingStopped
+from pipeline.errors import FatalError, MakegoodError, RetriableError, SendingStopped
 from pipeline.failpoints import FAILPOINTS
 from pipeline.ports import no_progress
 from pipeline.rebill import rebill
