@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # they take their tools from here
-    from pipeline import cli_calibrate, cli_control, cli_gate, cli_generate, cli_incident, cli_scorecard
+    from pipeline import cli_calibrate, cli_contacts, cli_control, cli_gate, cli_generate, cli_incident, cli_scorecard
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -219,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_control.add_replay(commands)
     cli_generate.add_commands(commands)
     cli_calibrate.add_commands(commands)
+    cli_contacts.add_commands(commands)
     cli_scorecard.add_commands(commands)
     _add_administration(commands)
     return parser

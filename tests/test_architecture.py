@@ -40,6 +40,7 @@ MAY_IMPORT = {
 EVERYTHING = {
     "installation",
     "remediation",
+    "contact_keeping",
     "declarations",
     "bootstrap",
     "replay",
@@ -49,6 +50,7 @@ EVERYTHING = {
     "cli_gate",
     "cli_generate",
     "cli_calibrate",
+    "cli_contacts",
     "cli_scorecard",
     "scorecard",
     "__main__",

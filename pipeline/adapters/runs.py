@@ -360,6 +360,32 @@ class Register:
             ]
 
     @contextmanager
+    def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[dict[str, Any]]:
+        """Do something in the name of whoever `login` authenticates; the audit log has it, with what the block adds to the detail that it
+        is given, before the block ends - or nothing, if it raises.
+
+        Raises:
+            UsageError: no login, or a wrong password.
+        """
+        if login is None:
+            raise UsageError(
+                "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
+        with self._server.connect(login, password) as connection:
+            detail: dict[str, Any] = {}
+            yield detail
+            append_audit(connection, action, subject, detail)
+
+    def acted(self, action: str, subject: str) -> dict[str, Any] | None:
+        """Who did that last, when and with which detail: `person, at` and the detail; None if nobody did."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT person, recorded_at, detail FROM audit WHERE action = %s AND subject = %s ORDER BY audit_id DESC LIMIT 1",
+                (action, subject),
+            ).fetchone()
+        return {"person": row[0], "at": row[1]} | row[2] if row else None
+
+    @contextmanager
     def putting_in_force(self, digest: str | None, login: str | None, password: str | None) -> Iterator[str]:
         """Put learned bounds in force - or none - in the name of whoever `login` authenticates, if the block goes through.
 
