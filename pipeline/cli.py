@@ -235,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     from pipeline import (
         cli_audit,
         cli_calibrate,
+        cli_contacts,
         cli_control,
         cli_gate,
         cli_generate,
@@ -255,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_sending.add_commands(commands)
     cli_generate.add_commands(commands)
     cli_calibrate.add_commands(commands)
+    cli_contacts.add_commands(commands)
     cli_scorecard.add_commands(commands)
     cli_audit.add_commands(commands)
     _add_administration(commands)

@@ -38,14 +38,15 @@ from pipeline.adapters.engine import DuckDBEngine
 from pipeline.adapters.holiday_calendar import holidays_around
 from pipeline.adapters.incident_books import IncidentBooks, approved_payments
 from pipeline.adapters.incident_lines import LIVE_SCHEMA, IncidentLines, lay_out
-from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord
+from pipeline.adapters.incidents import Incident, PlanRecord
 from pipeline.adapters.lead_times import LeadTimes
-from pipeline.adapters.messages import CONTACTS, PROMISED_COLUMNS, LocalSink, Outbox
+from pipeline.adapters.messages import CONTACTS, PROMISED_COLUMNS, Outbox
 from pipeline.adapters.plan_file import digest_of, lines_digest, read_plan, write_plan
 from pipeline.adapters.reconciliation import PLANNED_COLUMNS, PlannedLines, Reconciliation
 from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.settlement_files import digests, read_settlement_files
 from pipeline.adapters.timeline import facts_about
+from pipeline.contact_keeping import ContactKeeping
 from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
@@ -60,14 +61,10 @@ KEPT_FOR_PAGE = {"reconciliation": "reconciliation.json", "proof": "proof.json"}
 """What the newest reconciliation and proof have found, beside the incident's page that shows it."""
 
 
-class Remediation(Oversight):
+class Remediation(ContactKeeping, Oversight):
     """Putting wrong charges right; the people are whoever the settings or Airflow authenticated."""
 
     # -- incidents ----------------------------------------------------------------------------------------------
-
-    @cached_property
-    def incidents(self) -> IncidentRegister:
-        return IncidentRegister(self.server, self.settings.home)
 
     @cached_property
     def incident_books(self) -> IncidentBooks:
@@ -293,8 +290,7 @@ class Remediation(Oversight):
         source = self.register.run(incident.corrected_run, self.lake.path_of(incident.corrected_run)).source
         contacts = Path(source) / CONTACTS if "://" not in source else None
         with contextlib.closing(Outbox(self.server, incident_id, plans=plans, contacts=contacts)) as outbox:
-            sink = LocalSink(self.settings.home / "outbox")
-            return notify_stage.notify(outbox, sink, progress=self.progress, dry_run=dry_run)
+            return notify_stage.notify(outbox, self.sink, progress=self.progress, dry_run=dry_run)
 
     # -- reconcile, prove, close ------------------------------------------------------------------------------------
 

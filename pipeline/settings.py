@@ -96,6 +96,11 @@ class Settings:
         return self.home / "suites" / "learned.json"
 
     @property
+    def keys(self) -> Path:
+        """Keys to contacts, by billing period; outside the database and its backups."""
+        return self.home / "keys"
+
+    @property
     def acquirer(self) -> Path:
         return self.home / "acquirer"
 

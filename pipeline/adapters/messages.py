@@ -1,13 +1,12 @@
 """Messages to customers: what is due by the books, worded from templates, handed to a channel, receipted.
 
 Belongs here: the outbox (`notice_due` and `notice` in the database), wording in bulk (`sql/notices.sql`), and the channel used
-by default: files in a folder. Does not: when anybody may be written to (`notify`). Contacts are read from the source's own
-file into memory and go nowhere else but into a message: not into the database, a log, a report or an exception.
+by default: sealed files in a folder. Does not: when anybody may be written to (`notify`), or keys (`contact_vault`). Contacts are read
+from the source's own file into memory and go nowhere else but into a message: not into the database, a log, a report or an exception.
 """
 
 import contextlib
-import json
-import os
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -16,12 +15,15 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.json as pa_json
+import pyarrow.parquet as pq
 from psycopg import sql
 
 from pipeline import limits
 from pipeline.adapters import duck
 from pipeline.adapters.bounded_parquet import BoundedParquet
 from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.contact_vault import ContactVault, write_private
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.bounded_file import require_regular
 from pipeline.core.money import MINOR_UNIT_EXPONENT
@@ -50,6 +52,14 @@ DUE_SCHEMA = pa.schema([
     ("customer_id", pa.string()), ("operation_id", pa.string()), ("amount_minor", pa.int64()), ("currency", pa.string()),
     ("reason", pa.string()), ("effective_on", pa.date32()),
 ])  # fmt: skip
+
+MESSAGE_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "customer_id", "operation_id", "channel", "to", "language", "text")]
+    + [("bytes", pa.int32())]
+)
+"""A message, as a batch has it."""
+
+SEALED_SUFFIX, LOOKUP_SUFFIX, CLEAR_SUFFIX = ".sealed", ".lookup.parquet", ".jsonl"
 
 RECEIPT_COLUMNS = ["incident_id", "customer_id", "step", "operation_id", "channel", "receipt"]
 
@@ -105,6 +115,18 @@ def _is_plain(found: pa.DataType) -> bool:
     )
 
 
+@contextlib.contextmanager
+def alone_with(server: Server, incident_id: str) -> Iterator[None]:
+    """Be the only one to touch an incident's messages.
+
+    Raises:
+        RetriableError: somebody else does.
+    """
+    busy = f"{incident_id}: messages are being sent already; try again when that has finished"
+    with server.alone(f"notify {incident_id}", wait=LOCK_WAIT, busy=busy):
+        yield
+
+
 class Outbox:
     """What an incident's customers have not been told yet.
 
@@ -132,8 +154,7 @@ class Outbox:
         Raises:
             RetriableError: somebody else is.
         """
-        busy = f"{self.incident_id}: messages are being sent already; try again when that has finished"
-        with self._server.alone(f"notify {self.incident_id}", wait=LOCK_WAIT, busy=busy):
+        with alone_with(self._server, self.incident_id):
             yield
 
     def _give_contacts(self, path: Path | None) -> None:
@@ -237,45 +258,101 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class LocalSink:
-    """A `notify.Channel` into files: `<folder>/<incident>/<batch>.jsonl`, one message a line, readable by the owner alone.
+    """A `notify.Channel` into files: `<folder>/<incident>/<batch>.sealed`, one JSON message a line under the period's key.
 
-    A file appears whole or not at all, so its presence is the proof of delivery that a crash may have left unrecorded.
+    A file appears whole or not at all, so its presence is the proof of delivery that a crash may have left unrecorded. Beside it
+    `<batch>.lookup.parquet` says by keyed hash whom a contact belongs to.
     """
 
     folder: Path
+    vault: ContactVault
     name: str = "local"
 
     def batches(self, incident_id: str) -> list[str]:
-        """Names of the batches delivered for an incident, in order."""
-        return sorted(path.stem for path in (self.folder / incident_id).glob("[!.]*.jsonl"))
+        """Names of the batches delivered for an incident, in order; those of an earlier version lie there in the clear."""
+        files = (self.folder / incident_id).glob("[!.]*")
+        return sorted({path.stem for path in files if path.suffix in (SEALED_SUFFIX, CLEAR_SUFFIX)})
 
     def deliver(self, incident_id: str, batch: str, messages: pa.Table) -> None:
-        """Write a batch of messages; the same batch twice is refused.
+        """Seal a batch of messages; the same batch twice is refused.
 
         Raises:
             FatalError: it was delivered before.
+            GateClosed: the period's contacts were purged.
         """
-        path = self.folder / incident_id / f"{batch}.jsonl"
-        if path.exists():
+        if batch in self.batches(incident_id):
             raise FatalError(f"{incident_id}: batch {batch} was delivered before; its receipts come first")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        os.close(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
-        with duck.connect() as database:
-            database.register("messages", messages)
-            target = str(part).replace("'", "''")
-            database.execute(f"COPY messages TO '{target}' (FORMAT json, USE_TMP_FILE false)")
-        part.chmod(0o600)
-        part.replace(path)
+        self._put(incident_id, batch, messages)
+
+    def open(self, incident_id: str, batch: str) -> bytes:
+        """A delivered batch, one JSON message a line.
+
+        Raises:
+            GateClosed: the period's contacts were purged.
+            FatalError: the period's key is lost, or the batch was changed.
+        """
+        sealed, clear = (self._file(incident_id, batch, suffix) for suffix in (SEALED_SUFFIX, CLEAR_SUFFIX))
+        if sealed.exists():
+            return self.vault.open(period_of_incident(incident_id), sealed.read_bytes())
+        return clear.read_bytes()
 
     def keys(self, incident_id: str, batch: str) -> pa.Table:
         """Whom a delivered batch has told (`KEY_SCHEMA`), read from the file."""
+        return _read_messages(self.open(incident_id, batch), KEY_SCHEMA)
+
+    def seal_anew(self, incident_id: str) -> int:
+        """Seal an incident's batches by the newest key, also what an earlier version left in the clear; returns how many."""
+        for batch in self.batches(incident_id):
+            self._put(incident_id, batch, _read_messages(self.open(incident_id, batch), MESSAGE_SCHEMA))
+            self._file(incident_id, batch, CLEAR_SUFFIX).unlink(missing_ok=True)
+        return len(self.batches(incident_id))
+
+    def forget(self, incident_id: str) -> int:
+        """Remove what could be read without a key; returns how many batches there were."""
+        for path in (self.folder / incident_id).glob("*"):
+            if path.suffix != SEALED_SUFFIX:
+                path.unlink()
+        return len(self.batches(incident_id))
+
+    def found(self, incident_id: str, contact: str) -> list[str]:
+        """Customers that messages of an incident to a phone number or address were about."""
+        hashed = self.vault.hasher(period_of_incident(incident_id))(contact)
+        tables = [pq.read_table(path, filters=[("hash", "=", hashed)])["customer_id"].to_pylist()
+                  for path in sorted((self.folder / incident_id).glob("[!.]*" + LOOKUP_SUFFIX))]  # fmt: skip
+        return sorted({customer for customers in tables for customer in customers})
+
+    def _put(self, incident_id: str, batch: str, messages: pa.Table) -> None:
+        period = period_of_incident(incident_id)
         with duck.connect() as database:
-            types = dict.fromkeys(KEY_SCHEMA.names, "VARCHAR")
-            return database.execute(
-                f"SELECT {', '.join(KEY_SCHEMA.names)} FROM read_json(?, format = 'newline_delimited', columns = {json.dumps(types)})",
-                [str(self.folder / incident_id / f"{batch}.jsonl")],
-            ).to_arrow_table()
+            database.register("messages", messages)
+            lines = database.execute("SELECT CAST(to_json(m) AS VARCHAR) FROM messages m").fetchall()
+        content = "".join(f"{line}\n" for (line,) in lines).encode()
+        hashes = list(map(self.vault.hasher(period), messages["to"].to_pylist()))
+        lookup = pa.BufferOutputStream()
+        pq.write_table(pa.table({"hash": hashes, "customer_id": messages["customer_id"]}), lookup)
+        for suffix, kept in (
+            (LOOKUP_SUFFIX, lookup.getvalue().to_pybytes()),
+            (SEALED_SUFFIX, self.vault.seal(period, content)),
+        ):
+            path = self._file(incident_id, batch, suffix)
+            part = path.with_name(f".{path.name}.part")
+            write_private(part, kept)
+            part.replace(path)
+
+    def _file(self, incident_id: str, batch: str, suffix: str) -> Path:
+        return self.folder / incident_id / f"{batch}{suffix}"
+
+
+def period_of_incident(incident_id: str) -> str:
+    """The billing period that an incident is about: part of its name."""
+    return incident_id.removeprefix("inc-")[: len("YYYY-MM")]
+
+
+def _read_messages(content: bytes, schema: pa.Schema) -> pa.Table:
+    if not content:
+        return schema.empty_table()
+    options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    return pa_json.read_json(io.BytesIO(content), parse_options=options).select(schema.names)
 
 
 def templates() -> pa.Table:

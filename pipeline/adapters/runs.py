@@ -443,8 +443,9 @@ class Register:
         return [row[0] for row in rows]
 
     @contextlib.contextmanager
-    def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
-        """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.
+    def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[dict[str, Any]]:
+        """Do something in the name of whoever `login` authenticates; the audit log has it, with what the block adds to the detail that it
+        is given, before the block ends - or nothing, if it raises.
 
         Raises:
             UsageError: no login, or a wrong password.
@@ -452,8 +453,18 @@ class Register:
         if login is None:
             raise UsageError(WHO_DOES_IT)
         with self._server.connect(login, password) as connection:
-            append_audit(connection, action, subject, {})
-            yield login
+            detail: dict[str, Any] = {}
+            yield detail
+            append_audit(connection, action, subject, detail)
+
+    def acted(self, action: str, subject: str) -> dict[str, Any] | None:
+        """Who did that last, when and with which detail: `person, at` and the detail; None if nobody did."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT person, recorded_at, detail FROM audit WHERE action = %s AND subject = %s ORDER BY audit_id DESC LIMIT 1",
+                (action, subject),
+            ).fetchone()
+        return {"person": row[0], "at": row[1]} | row[2] if row else None
 
     @contextlib.contextmanager
     def putting_in_force(self, digest: str | None, login: str | None, password: str | None) -> Iterator[str]:

@@ -134,7 +134,9 @@ class Database:
         with _patched(postgres.SERVER_SETTINGS, QUICK):
             self.server = postgres.open_server(self.settings)
         url = conninfo(postgres.superuser_url(self.settings)).replace("/postgres?", f"/{DATABASE}?")
-        self.admin = psycopg.connect(url, autocommit=True, options="-c search_path=makegood -c client_min_messages=warning")
+        self.admin = psycopg.connect(
+            url, autocommit=True, options="-c search_path=makegood -c client_min_messages=warning"
+        )
         self.admin.execute(_SAVING)
         self.adbc = SimpleNamespace(connect=self._lend_adbc)
         self.gone, other = os.pipe()  # what a closed connection looks like to whoever polls it

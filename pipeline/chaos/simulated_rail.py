@@ -106,7 +106,9 @@ class Acquirer:
     def _book(self, name: str, file: Content) -> None:
         if file.sequence != self.next_sequence:
             problem = "was used before" if file.sequence < self.next_sequence else "leaves a gap"
-            self.acknowledgements[name] = Acknowledgement(file.header, file.sequence, False, self.next_sequence, problem)
+            self.acknowledgements[name] = Acknowledgement(
+                file.header, file.sequence, False, self.next_sequence, problem
+            )
             return
         self.next_sequence += 1
         fault = self.faults.pop(0) if self.faults else ""
@@ -326,5 +328,3 @@ def copy_of(bank: Acquirer) -> Acquirer:
     import copy
 
     return copy.deepcopy(bank)
-
-

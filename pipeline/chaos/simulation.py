@@ -50,7 +50,14 @@ FAULTS = (
     "lose_staged", "lose_arrived", "stop", "reject", "incident", "clock_back", "window_closes", "restore", "standby", "repair",
 )  # fmt: skip
 
-WITH_FILE = ("file.recorded", "hand_over.begin", "hand_over.recorded", "hand_over.noted", "hand_over.delivered", "answers.record")
+WITH_FILE = (
+    "file.recorded",
+    "hand_over.begin",
+    "hand_over.recorded",
+    "hand_over.noted",
+    "hand_over.delivered",
+    "answers.record",
+)
 
 MET_LATER = tuple(point for point in FAILPOINTS if point.startswith(("recall", "withdraw", "unknown")))
 """Points that a call comes past only after an earlier one has left something behind."""
@@ -211,7 +218,9 @@ class Simulation:
     @contextlib.contextmanager
     def _machinery(self) -> Iterator[None]:
         def threads(**_: Any) -> Threads:
-            return Threads(self.machine, 1)  # two that commit at once would wait for each other in the database, not here
+            return Threads(
+                self.machine, 1
+            )  # two that commit at once would wait for each other in the database, not here
 
         with contextlib.ExitStack() as stack:
             for module in (execution, release, remedy):
@@ -295,7 +304,9 @@ class Simulation:
         windows = months.WINDOWS
         window = windows.rebill if step == "rebill" else windows.reversal
         guard = remedy.Guard(window, lambda: self.now, BUSINESS_TIMEZONE, step)
-        books = PlanInProgress(self.database.server_of(process), self.ground.undoing.for_step(step), step, sender.effective_on)
+        books = PlanInProgress(
+            self.database.server_of(process), self.ground.undoing.for_step(step), step, sender.effective_on
+        )
         try:
             if step == "rebill":
                 return rebill(books, sender=sender, guard=guard)
@@ -368,7 +379,9 @@ class Simulation:
         return "lost" if losses else None
 
     def _staged_of(self, lent: Lent) -> str | None:
-        row = lent._raw.execute("SELECT staged_path FROM live_batch WHERE handed_over ORDER BY batch_id DESC LIMIT 1").fetchone()
+        row = lent._raw.execute(
+            "SELECT staged_path FROM live_batch WHERE handed_over ORDER BY batch_id DESC LIMIT 1"
+        ).fetchone()
         return row and row[0] and Path(row[0]).name
 
     def _inject(self, kind: str, process: Process) -> None:
@@ -498,7 +511,11 @@ class Simulation:
         """The database is what it was; whoever was connected is not any more."""
         self._lose_all()
         self.is_back = True
-        place = self.draw.randrange(len(self.saves)) if kind == "restore" else max(0, len(self.saves) - self.draw.randint(1, 3))
+        place = (
+            self.draw.randrange(len(self.saves))
+            if kind == "restore"
+            else max(0, len(self.saves) - self.draw.randint(1, 3))
+        )
         self.database.restore(self.saves[place])
         self.saves = self.saves[: place + 1]
         self.bans = [ban for ban in self.bans if ban.saves <= place or ban.kind == "window_closes"]
@@ -609,9 +626,9 @@ class Simulation:
             if kept.get(token, 0) not in allowed:
                 self.violated(f"{customer} is charged {kept.get(token, 0)}, not {due}")
         for moved in self.bank.book:
-            if moved.original and sum(m.amount_minor for m in self.bank.book if m.original == moved.original) > _charged(
-                self.bank, moved.original
-            ):
+            if moved.original and sum(
+                m.amount_minor for m in self.bank.book if m.original == moved.original
+            ) > _charged(self.bank, moved.original):
                 self.violated(f"more is given back than was charged of {moved.original}")
 
     def _judge_books(self) -> None:
@@ -625,11 +642,15 @@ class Simulation:
         booked = {moved.reference: moved for moved in self.bank.book}
         for reference, moved in booked.items():
             if said.get(reference, ("unknown",))[0] != moved.status:
-                self.violated(f"the book has {moved.kind} {moved.token} {moved.status}, the ledger {said.get(reference)}")
+                self.violated(
+                    f"the book has {moved.kind} {moved.token} {moved.status}, the ledger {said.get(reference)}"
+                )
         for reference, (status, reason, _) in said.items():
             if reference not in booked and reason not in ("withdrawn", "never_received"):
                 self.violated(f"the ledger has {reference} {status} {reason}, the book has nothing")
-        clearing = self.database.rows("SELECT sum(balance_minor) FROM balance WHERE account = 'acquirer_clearing'")[0][0]
+        clearing = self.database.rows("SELECT sum(balance_minor) FROM balance WHERE account = 'acquirer_clearing'")[0][
+            0
+        ]
         if int(clearing or 0) != sum(self.bank.kept().values()):
             self.violated(f"the ledger has {clearing} at the acquirer, whose book has {sum(self.bank.kept().values())}")
         suspense = self.database.rows("SELECT sum(balance_minor) FROM balance WHERE account = 'suspense'")[0][0]
@@ -675,7 +696,9 @@ def _charged(bank: Acquirer, payment_id: str) -> int:
 # -- many seeds ---------------------------------------------------------------------------------------------------
 
 
-def simulate(ground: Ground, seeds: range, *, tell: Callable[[str], None] = lambda _: None, **chosen: Any) -> dict[str, Any]:
+def simulate(
+    ground: Ground, seeds: range, *, tell: Callable[[str], None] = lambda _: None, **chosen: Any
+) -> dict[str, Any]:
     """Run `seeds`, and report on them.
 
     Returns:
@@ -716,7 +739,9 @@ def main(arguments: list[str] | None = None) -> int:
                 ended = Simulation(asked.seed, ground).run()
                 print("\n".join([f"story: {ended.story}", *ended.told]))
                 return bool(ended.violations)
-            report = simulate(ground, range(int(first), int(last or first) + 1), tell=lambda line: print(line, file=sys.stderr))
+            report = simulate(
+                ground, range(int(first), int(last or first) + 1), tell=lambda line: print(line, file=sys.stderr)
+            )
         finally:
             ground.close()
     print(json.dumps(report, indent=1))

@@ -46,7 +46,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> months.Case:
         {"customer_id": rows[41]["customer_id"], "plan_code": rows[41]["plan_code"], "payment_method": rows[41]["payment_method"]},
         {"service_end": rows[0]["service_end"] + timedelta(days=1)}, {"payment_method": "cheque"},
         {"currency": "USD"}, {"plan_code": "NEW-PLAN"}, {"amount_minor": 10_000_001}, {"tax_minor": rows[15]["tax_minor"] + 1},
-        {"instrument_token": "4111 1111 1111 1111"}, {"charge_id": "5555555555554444"}, {"instrument_token": "4111 1111 1111 1112"},
+        {"instrument_token": "tok 4111 1111 1111 1111"}, {"charge_id": "5555555555554444"}, {"instrument_token": "tok 4111 1111 1111 1112"},
         {"tax_minor": None}, {"billing_period": "2023-07"}, {"billing_period": " "},
     ]  # fmt: skip
     for row, change in zip(rows, changes, strict=False):

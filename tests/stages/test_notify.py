@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.adapters.contact_vault import ContactVault
 from pipeline.adapters.messages import CONTACTS, LocalSink, Outbox, templates
 from pipeline.adapters.timeline import facts_about
 from pipeline.core.idempotency import merchant_reference, operation_id
@@ -26,7 +27,7 @@ class Sent:
 
     def __init__(self, world, contacts: list[dict]) -> None:
         self.world = world
-        self.sink = LocalSink(world.settings.home / "outbox")
+        self.sink = LocalSink(world.settings.home / "outbox", ContactVault(world.settings.home / "keys"))
         self.contacts = world.settings.home / CONTACTS
         schema = pa.schema([(name, pa.string()) for name in ("customer_id", "phone", "email", "language")])
         pq.write_table(pa.Table.from_pylist(contacts, schema), self.contacts)
@@ -40,8 +41,8 @@ class Sent:
             outbox.close()
 
     def messages(self) -> list[dict]:
-        files = sorted((self.sink.folder / self.world.incident).glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        batches = [self.sink.open(self.world.incident, batch) for batch in self.sink.batches(self.world.incident)]
+        return [json.loads(line) for content in batches for line in content.splitlines()]
 
     def texts(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -161,7 +162,7 @@ def test_a_crash_between_delivery_and_receipt_tells_nobody_twice(world):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sent.notify(sink=Dying(sent.sink.folder))
+        sent.notify(sink=Dying(sent.sink.folder, sent.sink.vault))
     assert world.rows("SELECT FROM notice WHERE incident_id = %s", world.incident) == []
     result = sent.notify()
     assert (result["sent"], result["now"]) == ({"void": 5}, {})
@@ -196,8 +197,9 @@ def test_a_contact_is_nowhere_but_in_the_message(world, caplog, capfd):
     assert PHONE not in kept
     assert EMAIL not in kept
     outbox = sent.sink.folder / world.incident
+    assert PHONE in {message["to"] for message in sent.messages()}
     for path in world.settings.home.rglob("*"):
-        if path.is_file() and outbox not in path.parents and path != sent.contacts:
+        if path.is_file() and path != sent.contacts:
             assert PHONE.encode() not in path.read_bytes(), path
     assert {stat.S_IMODE(path.stat().st_mode) for path in outbox.iterdir()} == {0o600}
 
