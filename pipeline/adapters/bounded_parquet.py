@@ -7,8 +7,9 @@ lengths, dictionaries, compressed pages, prefixes of earlier values. So the head
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,10 +39,22 @@ _PAGES = 500_000
 """Headers looked at before a file is refused: some ten seconds of work, 10,000 million values in pages of the usual size."""
 
 _NESTING = 16
-"""Structures within structures in a page header; the format has three."""
+"""Structures within structures; a footer has six."""
 
-_PREFIXES = "DELTA_BYTE_ARRAY"
-"""An encoding in which a value says how much of the one before it repeats: nothing but decoding tells how long the values get."""
+_SCHEMA, _NUM_ROWS, _ROW_GROUPS, _COLUMNS, _GROUP_ROWS = 2, 3, 4, 1, 3
+"""Fields of a footer, and of a row group."""
+
+_PAGE_KINDS = (5, 7, 8)
+"""Fields of a page header: data, dictionary, data of the second form; field 1 of each is the number of values."""
+
+_BYTE_ARRAY = 6
+"""The physical type of text."""
+
+_DICTIONARIES = {2, 8}
+"""Encodings by a dictionary."""
+
+_PREFIXES = 7
+"""DELTA_BYTE_ARRAY, an encoding in which a value says how much of the one before it repeats: only decoding tells how long it gets."""
 
 
 class BoundedParquet:
@@ -58,18 +71,17 @@ class BoundedParquet:
     def __init__(self, path: Path) -> None:
         self._name, self._file = path.name, None
         try:
-            self._size = _require_small_footer(path)
+            footer, self._size = _read_footer(path)
+            coded = self._require_bounded(path, footer)
             given = {
                 "buffer_size": READ_BYTES, "pre_buffer": False, "page_checksum_verification": True,
                 "thrift_container_size_limit": limits.PARQUET_ELEMENTS, "thrift_string_size_limit": limits.PARQUET_FOOTER_BYTES,
             }  # fmt: skip
             with pq.ParquetFile(path, **given) as file:
-                metadata, self.schema = file.metadata, file.schema_arrow
-            coded = self._require_bounded(path, metadata)
-            self.num_rows = metadata.num_rows
+                self.num_rows, self.schema = file.metadata.num_rows, file.schema_arrow
             self._text = {field.name for field in self.schema if _is_text(field.type)}
             self._file = pq.ParquetFile(path, read_dictionary=sorted(coded & self._text), **given)
-        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             raise damaged(path.name, error) from None
 
     def __enter__(self) -> "BoundedParquet":
@@ -140,32 +152,33 @@ class BoundedParquet:
                 )
         return values.cast(values.type.value_type) if coded else values
 
-    def _require_bounded(self, path: Path, metadata: pq.FileMetaData) -> set[str]:
+    def _require_bounded(self, path: Path, footer: dict[int, Any]) -> set[str]:
         """Hold footer and page headers against `limits`; the columns of which some part is coded by a dictionary."""
-        if metadata.num_columns > limits.COLUMNS:
-            raise UnreadableInput(f"{self._name}: has {metadata.num_columns:,} columns, which no such file has")
+        rows, groups = footer.get(_NUM_ROWS, 0), footer.get(_ROW_GROUPS, [])
+        if len(footer.get(_SCHEMA, [])) > limits.COLUMNS + 1:
+            raise UnreadableInput(f"{self._name}: has {len(footer[_SCHEMA]):,} columns, which no such file has")
         most_rows = max(limits.FREE_ROWS, self._size * limits.PARQUET_ROWS_PER_BYTE)
-        if metadata.num_rows > most_rows:
+        chunks = [_Chunk.of(column) for group in groups for column in group.get(_COLUMNS, [])]
+        most_claimed = max([rows, *(group[_GROUP_ROWS] for group in groups), *(chunk.values for chunk in chunks)])
+        if most_claimed > most_rows:
             raise UnreadableInput(
-                f"{self._name}: claims {metadata.num_rows:,} rows in {self._size:,} bytes, which no charges do"
+                f"{self._name}: claims {most_claimed:,} rows in {self._size:,} bytes, which no charges do"
             )
         most_bytes = min(limits.CONTENT_BYTES, max(limits.FREE_EXPANSION_BYTES, self._size * limits.TEXT_EXPANSION))
         coded: set[str] = set()
         inflated = pages = 0
         with open_regular(path) as file:
-            for group in range(metadata.num_row_groups):
-                for index in range(metadata.num_columns):
-                    chunk = metadata.row_group(group).column(index)
-                    if _PREFIXES in chunk.encodings and chunk.physical_type == "BYTE_ARRAY":
-                        raise UnreadableInput(
-                            f"{self._name}, column {chunk.path_in_schema}: is encoded as {_PREFIXES}, which a few bytes can make"
-                            " gigabytes of; write it with the writer's default encodings"
-                        )
-                    coded |= {chunk.path_in_schema} if "DICTIONARY" in "".join(chunk.encodings) else set()
-                    for size in _page_sizes(file, chunk, self._name, self._size):
-                        inflated, pages = inflated + size, pages + 1
-                        if inflated > most_bytes or pages > _PAGES:
-                            raise _too_large(self._name, "its pages", most_bytes)
+            for chunk in chunks:
+                if chunk.is_text and _PREFIXES in chunk.encodings:
+                    raise UnreadableInput(
+                        f"{self._name}, column {chunk.name}: is encoded as DELTA_BYTE_ARRAY, which a few bytes can make gigabytes of;"
+                        " write it with the writer's default encodings"
+                    )
+                coded |= {chunk.name} if _DICTIONARIES & set(chunk.encodings) else set()
+                for size in _page_sizes(file, chunk, self._name, self._size):
+                    inflated, pages = inflated + size, pages + 1
+                    if inflated > most_bytes or pages > _PAGES:
+                        raise _too_large(self._name, "its pages", most_bytes)
         return coded
 
 
@@ -191,20 +204,45 @@ def _too_large(name: str, what: str, most: int) -> UnreadableInput:
     )
 
 
-def _require_small_footer(path: Path) -> int:
-    """Look at the end of the file before the footer is read; returns the file's size."""
+def _read_footer(path: Path) -> tuple[dict[int, Any], int]:
+    """What the file says about itself, by field number, and the file's size in bytes.
+
+    Read here, since the reader written in C++ ends the process over some footers that contradict themselves.
+    """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - 8))
         length, magic = int.from_bytes(file.read(4), "little"), file.read(4)
-    if size < 12 or magic != b"PAR1" or length > size - 12:
-        raise ValueError("it has no Parquet footer")
-    if length > limits.PARQUET_FOOTER_BYTES:
-        raise UnreadableInput(
-            f"{path.name}: its footer has {length:,} bytes, more than {limits.PARQUET_FOOTER_BYTES:,}: it is split into too many"
-            " columns or row groups"
+        if size < 12 or magic != b"PAR1" or length > size - 12:
+            raise ValueError("it has no Parquet footer")
+        if length > limits.PARQUET_FOOTER_BYTES:
+            raise UnreadableInput(
+                f"{path.name}: its footer has {length:,} bytes, more than {limits.PARQUET_FOOTER_BYTES:,}: it is split into too many"
+                " columns or row groups"
+            )
+        file.seek(size - 8 - length)
+        return _Compact(file.read(length)).structure(), size
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A column of a row group, as the footer describes it."""
+
+    name: str
+    is_text: bool
+    encodings: list[int]
+    values: int
+    start: int
+    size: int
+
+    @classmethod
+    def of(cls, column: dict[int, Any]) -> "_Chunk":
+        said = column[3]
+        name = b".".join(said[3]).decode("utf-8", "replace")
+        starts = [said[9], *([said[11]] if said.get(11) else [])]
+        return cls(
+            name if name.isprintable() else ascii(name), said[1] == _BYTE_ARRAY, said[2], said[5], min(starts), said[7]
         )
-    return size
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -213,77 +251,75 @@ def _is_text(found: pa.DataType) -> bool:
     return any(is_kind(value) for is_kind in kinds)
 
 
-def _page_sizes(file: BinaryIO, chunk: pq.ColumnChunkMetaData, name: str, file_size: int) -> Iterator[int]:
+def _page_sizes(file: BinaryIO, chunk: _Chunk, name: str, file_size: int) -> Iterator[int]:
     """The size, decompressed, of each page of a column chunk, by the pages' own headers.
 
     Raises:
         ValueError: there is no page where one must be.
         UnreadableInput: a page says that it holds more than its values can.
     """
-    if chunk.num_values <= 0:  # then no reader looks for pages
+    place, end = chunk.start, chunk.start + chunk.size
+    if chunk.values <= 0:  # then no reader looks for pages
         return
-    starts = [chunk.data_page_offset, *([chunk.dictionary_page_offset] if chunk.dictionary_page_offset else [])]
-    place, end = min(starts), min(starts) + chunk.total_compressed_size
     if place < 0 or end > file_size:
         raise ValueError("a column lies outside the file")
     while place < end:
         file.seek(place)
         header = _Compact(file.read(min(_HEADER_BYTES, file_size - place)))
         said = header.structure()
-        inflated, stored = said.get(2, 0), said.get(3, 0)
-        if not (isinstance(inflated, int) and isinstance(stored, int) and inflated >= 0 and stored >= 0):
+        inflated, stored = said[2], said[3]
+        values = next((said[field][1] for field in _PAGE_KINDS if field in said), 0)
+        if min(inflated, stored, values) < 0 or values > max(chunk.values, inflated):
             raise ValueError("a page header makes no sense")
-        about = next((said[field] for field in (5, 7, 8) if isinstance(said.get(field), dict)), {})
-        values = about.get(1, 0) if isinstance(about.get(1, 0), int) else 0
-        if inflated > min(limits.PARQUET_PAGE_BYTES, PAGE_SPARE_BYTES + max(values, 0) * (limits.VALUE_BYTES + 8)):
+        if place + header.place + stored > end:
+            raise ValueError("a page lies outside its column")
+        if inflated > min(limits.PARQUET_PAGE_BYTES, PAGE_SPARE_BYTES + values * (limits.VALUE_BYTES + 8)):
             raise UnreadableInput(
-                f"{name}, column {chunk.path_in_schema}: a page of {values:,} values inflates to {inflated:,} bytes, which no such"
-                " values need"
+                f"{name}, column {chunk.name}: a page of {values:,} values inflates to {inflated:,} bytes, which no such values need"
             )
         yield inflated
         place += header.place + stored
 
 
 class _Compact:
-    """Thrift's compact protocol, as far as a page header needs it: numbers are read, everything else is passed over."""
+    """Thrift's compact protocol, read: a structure becomes what its fields say, by their numbers."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self.place = content, 0
 
-    def structure(self, depth: int = 0) -> dict[int, int | dict]:
-        """The whole numbers and structures of a structure, by field."""
-        found: dict[int, int | dict] = {}
+    def structure(self, depth: int = 0) -> dict[int, Any]:
+        """The fields of the structure that begins here. One that is there twice is refused: readers differ on which counts."""
+        found: dict[int, Any] = {}
         field = 0
         while kind := self._byte():
             step = kind >> 4
             field = field + step if step else self._number()
-            found[field] = self._value(kind & 15, depth)
+            if field in found:
+                raise ValueError("a field is there twice")
+            found[field] = kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth)
         return found
 
-    def _value(self, kind: int, depth: int) -> int | dict:
+    def _value(self, kind: int, depth: int) -> Any:
         if depth > _NESTING:
-            raise ValueError("a page header is nested too deeply")
-        if kind in (1, 2):  # true and false are in the kind
-            return 2 - kind
+            raise ValueError("structures are nested too deeply")
         if kind in (4, 5, 6):
             return self._number()
+        if kind == 8:
+            return self._taken(self._unsigned())
         if kind == 12:
             return self.structure(depth + 1)
-        if kind in (3, 7):
-            self._skip(1 if kind == 3 else 8)
-        elif kind == 8:
-            self._skip(self._unsigned())
-        elif kind in (9, 10):
+        if kind in (9, 10):
             head = self._byte()
-            for _ in range(head >> 4 if head >> 4 < 15 else self._unsigned()):
-                self._byte() if head & 15 in (1, 2) else self._value(head & 15, depth + 1)
-        else:
-            raise ValueError("a page header has a field of no known kind")
-        return 0
+            count, kind = head >> 4 if head >> 4 < 15 else self._unsigned(), head & 15
+            if count > limits.PARQUET_ELEMENTS:
+                raise ValueError(f"a list of {count:,} elements")
+            return [self._byte() if kind in (1, 2) else self._value(kind, depth + 1) for _ in range(count)]
+        if kind in (3, 7):
+            return self._taken(1 if kind == 3 else 8)
+        raise ValueError("a field is of no known kind")
 
     def _byte(self) -> int:
-        self._skip(1)
-        return self._content[self.place - 1]
+        return self._taken(1)[0]
 
     def _unsigned(self) -> int:
         number = shift = 0
@@ -294,13 +330,15 @@ class _Compact:
                 return number
             shift += 7
             if shift > 63:
-                raise ValueError("a page header has a number that is too long")
+                raise ValueError("a number is too long")
 
     def _number(self) -> int:
         zigzag = self._unsigned()
         return (zigzag >> 1) ^ -(zigzag & 1)
 
-    def _skip(self, count: int) -> None:
+    def _taken(self, count: int) -> bytes:
+        taken = self._content[self.place : self.place + count]
+        if len(taken) < count:
+            raise ValueError("it does not end where it must")
         self.place += count
-        if self.place > len(self._content):
-            raise ValueError("a page header does not end")
+        return taken

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from pipeline import limits
+from pipeline.adapters.strict_columns import shown
 from pipeline.bounded_file import read_json
 from pipeline.errors import UnreadableInput, UsageError
 
@@ -38,7 +39,7 @@ def holidays_around(day: date, *, timezone: ZoneInfo, home: Path) -> frozenset[d
         public = holidays.country_holidays(country, years=range(day.year - 1, day.year + 2))
         added, removed = (frozenset(map(date.fromisoformat, own.get(name, ()))) for name in ("add", "remove"))
     except (NotImplementedError, ValueError, TypeError) as error:
-        raise UsageError(f"{home / FILE_NAME}: {error}") from None
+        raise UsageError(f"{home / FILE_NAME}: {shown(str(error))}") from None
     return (frozenset(public) | added) - removed
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import limits
+from pipeline.adapters.strict_columns import shown
 from pipeline.bounded_file import read_json
 from pipeline.core.window import ONE_DAY, add_business_days
 from pipeline.errors import UnreadableInput, UsageError
@@ -90,7 +91,8 @@ class LeadTimes:
                 else type(value) is kind and 0 <= value <= LONGEST_DAYS
             )
             if not in_range:
-                raise UsageError(f"{FILE_NAME}: {issuer or 'payment_methods'}, {payment_method}: {field} is {value!r}")
+                where = f"{shown(issuer) if issuer else 'payment_methods'}, {payment_method}"
+                raise UsageError(f"{FILE_NAME}: {where}: {field} is {shown(str(value))}")
         return LeadTime(**{field: entry[field] for field in _FIELDS})
 
     def answer_days(self, rail: str) -> int:
@@ -126,4 +128,4 @@ def _is_table(content: Any, depth: int) -> bool:
 def unknown_sections(content: Any) -> list[str]:
     """Names that such a file does not have."""
     known = ("about", "payment_methods", "issuers", "rails")
-    return sorted(set(content) - set(known)) if isinstance(content, dict) else [type(content).__name__]
+    return sorted(map(shown, set(content) - set(known))) if isinstance(content, dict) else [type(content).__name__]

@@ -5,11 +5,13 @@ Does not: what a line is matched to (`reconciliation`). A file is its content: t
 same file. What a file does not say is never guessed; a file that is refused is an exception by name, and the others go on.
 """
 
+import codecs
 import csv
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -114,10 +116,13 @@ def _sha256_and_lines(path: Path) -> tuple[str, int]:
         _RefusedError: it is no file, cannot be read, or it or one of its lines is longer than in any settlement file.
     """
     digest, size, lines, unended = hashlib.sha256(), 0, 0, 0
+    decoder = codecs.getincrementaldecoder("utf-8")()  # DuckDB looks at no column that is not needed
     try:
         with open_regular(path) as stream:
             while block := stream.read(BLOCK_BYTES):
                 digest.update(block)
+                if not (block.isascii() and decoder.getstate()[0] == b""):
+                    decoder.decode(block)
                 size, lines = size + len(block), lines + block.count(b"\n")
                 first, last = block.find(b"\n"), block.rfind(b"\n")
                 if unended + (first if first >= 0 else len(block)) >= limits.LINE_BYTES:
@@ -125,6 +130,8 @@ def _sha256_and_lines(path: Path) -> tuple[str, int]:
                 unended = len(block) - last - 1 if last >= 0 else unended + len(block)
                 if size > limits.SETTLEMENT_BYTES:
                     raise _RefusedError(f"it is longer than {limits.SETTLEMENT_BYTES:,} bytes")
+    except UnicodeDecodeError:
+        raise _RefusedError("it is no text in UTF-8") from None
     except FileNotFoundError:
         raise _RefusedError("it was there and is gone") from None
     except UnreadableInput as error:
@@ -173,10 +180,16 @@ class _RefusedError(Exception):
 
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """The small tables that `settlement_lines.sql` joins."""
-    zones = {name: name for name in available_timezones()} | TIME_ZONE_ABBREVIATIONS
+    zones = _time_zones()
     _table(connection, "currency_exponent", ("currency", "exponent"), list(MINOR_UNIT_EXPONENT.items()))
     _table(connection, "time_zone", ("name", "zone"), list(zones.items()))
     _table(connection, "not_customers", ("type",), [(name,) for name in NOT_CUSTOMERS])
+
+
+@cache
+def _time_zones() -> dict[str, str]:
+    """Name in a file, and name in the time zone database; listing that takes a while."""
+    return {name: name for name in available_timezones()} | TIME_ZONE_ABBREVIATIONS
 
 
 def _table(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str], rows: list[tuple]) -> None:

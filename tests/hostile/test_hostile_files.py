@@ -22,7 +22,7 @@ from pipeline.adapters.settlement_files import NEEDED_COLUMNS
 from pipeline.schema import CHARGE_SCHEMA
 from tests.hostile.reading import Reading
 
-SECONDS, MIB = 20.0, 600.0
+SECONDS, MIB = 20.0, 800.0
 """What reading a hostile file may take on a busy machine; what it stands for would take hours and terabytes."""
 
 GIB = 1024**3
