@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 300
 KNOWN_BAD = ("django", "3.0")
 """Has dozens of published advisories, and is in no lock of ours."""
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 
 Found = dict[str, list[str]]
 
