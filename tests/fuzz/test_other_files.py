@@ -84,7 +84,7 @@ def test_damaged_settlement_files_are_named_or_their_totals_agree_and_the_others
             assert file.row_count == len(slowly(written)[1]), "lines differ"
         return read.refused.get(bad.name)
 
-    came_of = campaign("settlement", 400, [settlement_file(2)], parse)
+    came_of = campaign("settlement", 250, [settlement_file(2)], parse)
     assert min(came_of["read"], came_of["refused"]) > 0, came_of
 
 
