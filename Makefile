@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11; do \
 	  if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
-.PHONY: help setup demo test test-fast lint airflow bench lock clean
+.PHONY: help setup demo test test-fast lint airflow bench lock audit-lock clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -48,6 +48,9 @@ bench: setup         ## measured comparisons, as ratios within one run
 
 lock: setup          ## resolve pyproject.toml anew into the hashed lock
 	@$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.txt
+
+audit-lock: setup    ## ask an advisory service about every package of the lock; says SKIPPED where none can be asked
+	@$(PYTHON) tools/audit_lock.py
 
 clean:               ## remove everything that was generated, keep the sample
 	@git clean -fdXq -e '!.venv'

@@ -41,7 +41,7 @@ _PAGES = 500_000
 _NESTING = 16
 """Structures within structures; a footer has six."""
 
-_SCHEMA, _NUM_ROWS, _ROW_GROUPS, _COLUMNS = 2, 3, 4, 1
+_SCHEMA, _NUM_ROWS, _ROW_GROUPS, _COLUMNS, _GROUP_ROWS = 2, 3, 4, 1, 3
 """Fields of a footer, and of a row group."""
 
 _PAGE_KINDS = (5, 7, 8)
@@ -54,8 +54,7 @@ _DICTIONARIES = {2, 8}
 """Encodings by a dictionary."""
 
 _PREFIXES = 7
-"""DELTA_BYTE_ARRAY, an encoding in which a value says how much of the one before it repeats: nothing but decoding tells how long the
-values get."""
+"""DELTA_BYTE_ARRAY, an encoding in which a value says how much of the one before it repeats: only decoding tells how long it gets."""
 
 
 class BoundedParquet:
@@ -158,15 +157,18 @@ class BoundedParquet:
         rows, groups = footer.get(_NUM_ROWS, 0), footer.get(_ROW_GROUPS, [])
         if len(footer.get(_SCHEMA, [])) > limits.COLUMNS + 1:
             raise UnreadableInput(f"{self._name}: has {len(footer[_SCHEMA]):,} columns, which no such file has")
-        if len(groups) > limits.PARQUET_ELEMENTS:
-            raise UnreadableInput(f"{self._name}: has {len(groups):,} row groups; write larger ones")
-        if rows > max(limits.FREE_ROWS, self._size * limits.PARQUET_ROWS_PER_BYTE):
-            raise UnreadableInput(f"{self._name}: claims {rows:,} rows in {self._size:,} bytes, which no charges do")
+        most_rows = max(limits.FREE_ROWS, self._size * limits.PARQUET_ROWS_PER_BYTE)
+        chunks = [_Chunk.of(column) for group in groups for column in group.get(_COLUMNS, [])]
+        most_claimed = max([rows, *(group[_GROUP_ROWS] for group in groups), *(chunk.values for chunk in chunks)])
+        if most_claimed > most_rows:
+            raise UnreadableInput(
+                f"{self._name}: claims {most_claimed:,} rows in {self._size:,} bytes, which no charges do"
+            )
         most_bytes = min(limits.CONTENT_BYTES, max(limits.FREE_EXPANSION_BYTES, self._size * limits.TEXT_EXPANSION))
         coded: set[str] = set()
         inflated = pages = 0
         with open_regular(path) as file:
-            for chunk in (_Chunk.of(column) for group in groups for column in group.get(_COLUMNS, [])):
+            for chunk in chunks:
                 if chunk.is_text and _PREFIXES in chunk.encodings:
                     raise UnreadableInput(
                         f"{self._name}, column {chunk.name}: is encoded as DELTA_BYTE_ARRAY, which a few bytes can make gigabytes of;"
@@ -266,9 +268,11 @@ def _page_sizes(file: BinaryIO, chunk: _Chunk, name: str, file_size: int) -> Ite
         header = _Compact(file.read(min(_HEADER_BYTES, file_size - place)))
         said = header.structure()
         inflated, stored = said[2], said[3]
-        if inflated < 0 or stored < 0:
+        values = next((said[field][1] for field in _PAGE_KINDS if field in said), 0)
+        if min(inflated, stored, values) < 0 or values > max(chunk.values, inflated):
             raise ValueError("a page header makes no sense")
-        values = max(0, next((said[field][1] for field in _PAGE_KINDS if field in said), 0))
+        if place + header.place + stored > end:
+            raise ValueError("a page lies outside its column")
         if inflated > min(limits.PARQUET_PAGE_BYTES, PAGE_SPARE_BYTES + values * (limits.VALUE_BYTES + 8)):
             raise UnreadableInput(
                 f"{name}, column {chunk.name}: a page of {values:,} values inflates to {inflated:,} bytes, which no such values need"
@@ -307,6 +311,8 @@ class _Compact:
         if kind in (9, 10):
             head = self._byte()
             count, kind = head >> 4 if head >> 4 < 15 else self._unsigned(), head & 15
+            if count > limits.PARQUET_ELEMENTS:
+                raise ValueError(f"a list of {count:,} elements")
             return [self._byte() if kind in (1, 2) else self._value(kind, depth + 1) for _ in range(count)]
         if kind in (3, 7):
             return self._taken(1 if kind == 3 else 8)

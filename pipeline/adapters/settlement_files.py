@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -179,10 +180,16 @@ class _RefusedError(Exception):
 
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """The small tables that `settlement_lines.sql` joins."""
-    zones = {name: name for name in available_timezones()} | TIME_ZONE_ABBREVIATIONS
+    zones = _time_zones()
     _table(connection, "currency_exponent", ("currency", "exponent"), list(MINOR_UNIT_EXPONENT.items()))
     _table(connection, "time_zone", ("name", "zone"), list(zones.items()))
     _table(connection, "not_customers", ("type",), [(name,) for name in NOT_CUSTOMERS])
+
+
+@cache
+def _time_zones() -> dict[str, str]:
+    """Name in a file, and name in the time zone database; listing that takes a while."""
+    return {name: name for name in available_timezones()} | TIME_ZONE_ABBREVIATIONS
 
 
 def _table(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str], rows: list[tuple]) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bootstrap import Makegood
+from pipeline.cli import main
 from pipeline.core.window import Window
 from pipeline.errors import GateClosed, UsageError
 from pipeline.lookup import to_text
@@ -126,6 +127,20 @@ def test_a_daily_settlement_finds_nothing_to_say_when_all_is_settled(story, inci
     assert second["unknown"] == []
     assert second["anchor"]["head"] == first["anchor"]["head"] + 1 and second["anchor"]["problem"] is None
     assert app.verify_audit()["breaks"] == []
+
+
+def test_a_settlement_file_that_cannot_be_read_makes_a_bad_day_of_a_good_one(story, incident, monkeypatch, capsys):
+    monkeypatch.setenv("MAKEGOOD_HOME", str(story.settings.home))
+    settle = ["settle", "--as-of", SETTLED_AT.isoformat(), "--json", "--quiet"]
+    assert main(settle) == 0
+    spoilt = story.settings.acquirer / "settlement" / "settlement_detail_report_batch_99.csv"
+    spoilt.write_text("semicolons;everywhere\n")
+    try:
+        assert main(settle) == 1
+        assert spoilt.name in capsys.readouterr().out
+        assert main(["incident", "reconcile", incident, *settle[1:]]) == 1
+    finally:
+        spoilt.unlink()
 
 
 def test_a_closed_incident_is_a_case_that_the_gate_holds_until_its_rules_let_it_go(story, incident, tmp_path):
