@@ -200,7 +200,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # they take their tools from here
-    from pipeline import cli_calibrate, cli_control, cli_gate, cli_generate, cli_incident, cli_scorecard, cli_sending
+    from pipeline import (
+        cli_calibrate,
+        cli_chaos,
+        cli_control,
+        cli_gate,
+        cli_generate,
+        cli_incident,
+        cli_scorecard,
+        cli_sending,
+    )
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -215,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_generate.add_commands(commands)
     cli_calibrate.add_commands(commands)
     cli_scorecard.add_commands(commands)
+    cli_chaos.add_commands(commands)
     _add_administration(commands)
     return parser
 
