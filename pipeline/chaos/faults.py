@@ -337,9 +337,10 @@ def _backends(scene: Scene) -> None:
 
 
 def _lock_backend(scene: Scene) -> None:
+    """The connection that holds the senders' lock is gone, as after a failover; the others are not."""
     ended = scene.world.rows(
-        "SELECT DISTINCT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
-        " WHERE l.locktype = 'advisory' AND l.granted AND a.usename = 'makegood_pipeline'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity a WHERE usename = 'makegood_pipeline' AND state = 'idle in transaction'"
+        " AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'mutex'::regclass)"
     )
     if not ended:
         raise NothingThereError

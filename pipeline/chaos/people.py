@@ -31,25 +31,29 @@ class NoWayOutError(Exception):
     """A person has done what there was to do, and it is not done."""
 
 
-def is_done(step: Step, said: Said) -> bool:
-    """Whether a command says that its job is done, and nothing is left to call it again for."""
+def is_done(step: Step, said: Said, *, known: bool = True) -> bool:
+    """Whether a command says that its job is done, and nothing is left to call it again for.
+
+    Args:
+        known: whether something unknown counts as left; what is may also be looked up by the next step, or the daily settlement.
+    """
     if said.code != 0:
         return False
     if step.name in ("release", "escape"):
-        return not said.result["unknown"] and not said.result["not_sent"]
+        return not (known and said.result["unknown"]) and not said.result["not_sent"]
     if step.is_remedy:
-        return (
-            not said.result["unknown"]["count"] and not said.result["stopped"] and "not_sent" not in said.result["left"]
-        )
+        is_sent = not said.result["stopped"] and "not_sent" not in said.result["left"]
+        return is_sent and not (known and said.result["unknown"]["count"])
     return True
 
 
-def carry_on(world: World, step: Step, said: Said | None, at: str | None = None) -> Said:
+def carry_on(world: World, step: Step, said: Said | None, at: str | None = None, *, known: bool = True) -> Said:
     """Call a step until it is done.
 
     Args:
         said: what its last call came to; None if it has not been called.
         at: the hour; None for the step's own.
+        known: as of `is_done`.
 
     Returns:
         What its last call came to: done, or outside its window, or of a plan that does not hold any more.
@@ -59,14 +63,14 @@ def carry_on(world: World, step: Step, said: Said | None, at: str | None = None)
     """
     at = at or step.at
     for call in range(CALLS_MAX):
-        if said is not None and (is_done(step, said) or _needs_another_plan(step, said)):
+        if said is not None and (is_done(step, said, known=known) or _needs_another_plan(step, said)):
             return said
         if said is not None:
             _take_advice(world, said, at)
         if call > 3 and at:  # what was accepted late is booked by now
             at = (datetime.fromisoformat(at) + timedelta(hours=2)).isoformat(timespec="minutes")
         said = world.run(*step.argv(world, at), login=step.login)
-    if is_done(step, said) or _needs_another_plan(step, said):
+    if is_done(step, said, known=known) or _needs_another_plan(step, said):
         return said
     raise NoWayOutError(
         f"{' '.join(said.argv)} ends with {said.code} again and again: {said.error or said.noise[-300:] or said.result}"
@@ -90,7 +94,7 @@ def put_right(world: World, *, after: str) -> Said:
         if name == "plan":
             _approved(world, hour, ())
         else:
-            carry_on(world, STEPS[name], None, hour)
+            carry_on(world, STEPS[name], None, hour, known=False)
     for days in ROUNDS:
         if not _successor(world, datetime.fromisoformat(UNDONE_AT) + timedelta(days=days)):
             break
@@ -110,7 +114,7 @@ def _successor(world: World, begin: datetime) -> bool:
     if not _approved(world, hours[0], _windows(begin)):
         return False
     for name, hour in (("cancel", hours[0]), ("refund", hours[0]), *(("rebill", hour) for hour in hours[1:])):
-        carry_on(world, STEPS[name], None, hour)
+        carry_on(world, STEPS[name], None, hour, known=False)
     return True
 
 
@@ -149,10 +153,13 @@ def _windows(reversal_at: datetime) -> tuple[str, ...]:
     return ("--reversal-days", f"{first}..{first + day}", "--rebill-days", f"{rebill}..{rebill + 2 * day}")
 
 
+ANOTHER_PLAN = ("incident plan", "plan anew", "has no approved plan", "is on hold")
+"""What a step says when no call of it can help any more, but a new plan can."""
+
+
 def _needs_another_plan(step: Step, said: Said) -> bool:
-    """Whether no call of the step can help any more, but a new plan can."""
     text = said.error + str(said.result.get("stopped") or "")
-    return step.is_remedy and ("incident plan" in text or "has no approved plan" in text or "is on hold" in text)
+    return step.is_remedy and any(words in text for words in ANOTHER_PLAN)
 
 
 def _take_advice(world: World, said: Said, at: str | None) -> None:

@@ -13,7 +13,7 @@ from pipeline.core import wave
 
 SMALL: dict[str, dict[str, Any]] = {
     "pipeline.core.wave": {"CANARY_SIZES": (10, 30), "WAVE_SIZE": 70},
-    "pipeline.adapters.ledger": {"LOCK_WAIT": "4s"},
+    "pipeline.adapters.ledger": {"LOCK_WAIT": "4s", "TURN_WAIT": "4s"},
     "pipeline.adapters.rails.practice": {"ANSWER_SECONDS": 6.0, "START_SECONDS": 15.0},
 }
 """Waves of a few hundred customers; and nobody waits longer for somebody who is not there than a trial has time."""

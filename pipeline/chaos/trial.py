@@ -130,7 +130,9 @@ def _live_through(scene: Scene, cell: Cell, nth: int, truth: judge.Truth, known:
     if cell.step == "escape":
         found += _after_opening(world, others, truth)
     else:
-        people.carry_on(world, step, said if scene.at is None else None, scene.at)
+        done = people.carry_on(world, step, said if scene.at is None else None, scene.at)
+        if step.name == "open":
+            world.facts["incident"] = done.result["incident_id"]
         found += judge.always(judge.Book(world.book()), truth)
         if cell.step != "release":
             people.put_right(world, after=cell.step)

@@ -68,10 +68,13 @@ class World:
     def start(self, *argv: str, login: str | None = None, **armed: Any) -> program.Command:
         """Start a command in this home; see `program.start`."""
         self._number += 1
+        runtime = self.folder / "runtime"  # the embedded server's users queue there; not behind those of other homes
+        runtime.mkdir(exist_ok=True)
         environment = {
             "MAKEGOOD_HOME": str(self.home),
             "MAKEGOOD_LOGIN": login or "",
             "MAKEGOOD_ANSWER_SECONDS": ANSWER_SECONDS,
+            "XDG_RUNTIME_DIR": str(runtime),
         }
         folder = self.folder / "commands" / f"{self._number:03d}"
         command = program.start(*argv, folder=folder, environment=environment, **armed)
@@ -135,10 +138,12 @@ class World:
     # -- PostgreSQL ---------------------------------------------------------------------------------------------
 
     def start_postgres(self) -> str:
-        """Start the server, or join the one that runs; returns its superuser's URL. It is ours to stop: no command's end does it."""
+        """Start the server, or join the one that runs; returns its superuser's URL. It is ours to stop: no command's end does it.
+
+        The lock of the server's users is not taken: a command may have been paused while it had it.
+        """
         server = PostgresServer(self.postgres.resolve())
-        with server._lock:
-            server.ensure_postgres_running()
+        server.ensure_postgres_running()
         return server.get_uri()
 
     def stop_postgres(self, *, at_once: bool = False) -> None:
