@@ -25,7 +25,11 @@ CREATE TEMP MACRO holds_card(texts) AS len(list_filter(
     regexp_extract_all(
         replace(texts, '_', ' '),
         '\b([0-9]{13,19}|[0-9]{4}([ -][0-9]{4}){2}[ -][0-9]{1,7}|[0-9]{4}([ -][0-9]{4}){3}[ -][0-9]{3}|[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5})\b'),
-    lambda found: regexp_matches(found, '^([34569]|22[2-9]|2[3-6]|27[01]|2720)') AND passes_luhn(regexp_replace(found, '[ -]', '', 'g')))) > 0;
+    lambda found: regexp_full_match(regexp_replace(found, '[ -]', '', 'g'),
+        '4([0-9]{12}|[0-9]{15}|[0-9]{18})|(5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}|3[47][0-9]{13}'
+        || '|3(0[0-5]|[689][0-9])[0-9]{11}|3(0[0-5]|[689][0-9])[0-9]{13,16}|35(2[89]|[3-8][0-9])[0-9]{12,15}|(50|5[6-8]|6[0-9])[0-9]{14,17}'
+        || '|9[0-9]{15}')
+        AND passes_luhn(regexp_replace(found, '[ -]', '', 'g')))) > 0;
 
 -- This month and last, added up by issuer, payment method, plan (and file).
 CREATE TEMP TABLE now_cells AS

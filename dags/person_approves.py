@@ -48,7 +48,7 @@ class PersonApproves(HITLOperator):
         """Ask, unless the plan is approved already."""
         asked = context["ti"].xcom_pull("plan")
         makegood = open_installation(context["params"]["as_of"])
-        plan = makegood.plan_to_decide(asked["incident_id"], asked["plan_digest"])
+        plan = makegood.plan_to_show(asked["incident_id"], asked["plan_digest"])
         if plan.state == "approved":
             return {"approved_by": plan.approver}
         self.options = [f"{APPROVE} {plan.plan_digest[:12]}", f"{REJECT} {plan.plan_digest[:12]}"]

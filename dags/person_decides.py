@@ -56,7 +56,7 @@ class PersonDecides(HITLOperator):
         """
         makegood, run_id = open_installation(), context["params"]["run_id"]
         if event.get("error_type") == "timeout":
-            makegood.register.audit(
+            makegood.audit_log.append(
                 "unanswered", run_id, {"task": self.task_id, "waited_hours": PATIENCE.total_seconds() / 3600}
             )
             raise GateClosed(f"nobody answered, so {run_id} stays held; nothing was sent. Trigger this DAG again")

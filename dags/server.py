@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import os
 import secrets
 import shlex
 import signal
@@ -32,7 +33,7 @@ import psycopg
 
 from pipeline.bootstrap import open_makegood
 from pipeline.errors import FatalError, MakegoodError
-from pipeline.settings import PROJECT_ROOT, Settings, inherited_environment
+from pipeline.settings import PRIVATE_UMASK, PROJECT_ROOT, Settings, inherited_environment
 
 USERS = {"operator": "user", "approver": "user", "analyst": "viewer"}
 """Airflow users and their roles: a `user` runs DAGs and answers, a `viewer` reads. Nobody is an administrator."""
@@ -176,6 +177,8 @@ def _environment(settings: Settings, home: Path, pipeline_url: str, metadata_url
             "AIRFLOW__API__INSTANCE_NAME": "Makegood",
             "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(home / "jwt.key"),
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+            "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
+            "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",  # seconds; a run is a dozen short tasks, one after the other
             "AIRFLOW__DAG_PROCESSOR__DAG_VERSION_INFLATION_CHECK_LEVEL": "error",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
@@ -331,6 +334,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dags.server", description="Run Airflow here until Ctrl-C.")
     parser.add_argument("--port", type=int, help=f"where to listen on 127.0.0.1 (default {PORT}, or a free one)")
     arguments = parser.parse_args()
+    os.umask(PRIVATE_UMASK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ask_to_stop)
     settings = replace(Settings.from_environment(), login=None, password=None)

@@ -1,7 +1,8 @@
 """# The daily settlement
 
 Every day at 09:00 in the business time zone, when the acquirer's files of the day before are here: looks up what got no answer,
-matches every settlement line with the ledger - ordinary runs and incidents alike - and gives every difference a name.
+matches every settlement line with the ledger - ordinary runs and incidents alike - and gives every difference a name. Then it signs what
+the audit log and the books are, outside the database.
 
 | it ends at | colour | meaning | what to do |
 |---|---|---|---|
@@ -54,6 +55,7 @@ def match() -> dict[str, Any]:
         "breaks": {kind: found["count"] for kind, found in said["breaks"].items()},
         "old": {kind: count for kind, count in old.items() if count},
         "refused_files": said["exceptions"]["refused"],
+        "anchor_problem": said["anchor"]["problem"],
         "unknown": {item["scope"]: item["operations"] for item in said["unknown"]},
     }
 
@@ -69,6 +71,7 @@ def breaks(matched: dict[str, Any]) -> dict[str, int]:
     problems = [f"{count} {kind}, older than two business days" for kind, count in matched["old"].items()]
     problems += [f"file {name} is not read: {why}" for name, why in matched["refused_files"].items()]
     problems += [f"{count} of {scope} have no answer" for scope, count in matched["unknown"].items()]
+    problems += [matched["anchor_problem"]] if matched["anchor_problem"] else []
     if problems:
         raise GateClosed("; ".join(problems) + ". `makegood settle` names them")
     if matched["breaks"]:

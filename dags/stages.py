@@ -118,6 +118,8 @@ def extract(asked: Asked) -> dict[str, Any]:
     landed = makegood.extract(source, period)
     if landed.run is None:
         return _nothing(f"{period} is not complete: waiting for {', '.join(landed.waiting_for)}")
+    if landed.set_aside is not None:
+        log.warning("what the lake held of this run was damaged or edited; it is kept in %s", landed.set_aside)
     settled = makegood.settled(landed.run.run_id) if landed.already_landed and not asked["by_hand"] else None
     if settled:
         return _nothing(f"nothing new for {period}: {landed.run.run_id} {settled}")

@@ -6,12 +6,15 @@ take the same path.
 """
 
 import contextlib
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 
 from pipeline import calibrate as calibrate_stage
@@ -22,15 +25,17 @@ from pipeline import report as report_stage
 from pipeline import verify as verify_stage
 from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.engine import DuckDBEngine
+from pipeline.adapters.home import keep_private
 from pipeline.adapters.incidents import Incident
 from pipeline.adapters.runs import history_digest
 from pipeline.adapters.sources import open_source
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.declared import declared_digest
 from pipeline.core.money import format_minor
+from pipeline.core.terminal import visible
 from pipeline.core.verdict import PEOPLE_NEEDED, Verification
 from pipeline.declarations import Declarations
-from pipeline.errors import GateClosed, OutsideWindow, UsageError
+from pipeline.errors import GateClosed, MakegoodError, OutsideWindow, UsageError
 from pipeline.judge import load_suites
 from pipeline.ports import Due, HistoryPeriod, LandedRun, Progress, no_progress
 from pipeline.sending import Sending
@@ -76,50 +81,57 @@ class Makegood(Sending, Declarations):
             trust_unchanged_files=for_history,
         )
         if landed.run is not None:
-            self.register.record_run(landed.run)
+            self.register.record_run(landed.run, set_aside=landed.set_aside)
         return landed
 
-    def history(self, run: LandedRun, source: str, *, query: str | None = None) -> list[HistoryPeriod]:
-        """The earlier months a run is compared with, latest first.
+    def history(self, billing_period: str, source: str, *, query: str | None = None) -> list[HistoryPeriod]:
+        """The earlier months that a run of `billing_period` is compared with, proven, latest first.
 
         A month is what corrected it, else what was released of it; else what the source holds, else what last landed - both
         unverified. Held runs, and runs that an incident is about, are never history.
         """
-        period = BillingPeriod.parse(run.billing_period)
+        period = BillingPeriod.parse(billing_period)
         on_offer = set(self.periods(source)) if query is None else set()
         earlier = (period.plus(-months) for months in range(1, HISTORY_MONTHS + 1))
         found = (self._history_of(month, source, query, on_offer) for month in earlier)
-        return [month for month in found if month is not None]
+        return self._proven_months([month for month in found if month is not None])
+
+    def _proven_months(self, months: Sequence[tuple[str, str]]) -> list[HistoryPeriod]:
+        """Runs, each with its standing, as history."""
+        runs = self.all_proven([run_id for run_id, _ in months])
+        return [
+            HistoryPeriod(run.billing_period, run.run_id, run.path, standing)
+            for run, (_, standing) in zip(runs, months, strict=True)
+        ]
 
     def _history_of(
         self, month: BillingPeriod, source: str, query: str | None, on_offer: set[BillingPeriod]
-    ) -> HistoryPeriod | None:
-        accepted = self._accepted(month)
-        if accepted is not None:
-            return HistoryPeriod(str(month), accepted.run.run_id, accepted.run.path, accepted.standing)
+    ) -> tuple[str, str] | None:
+        """The run that stands for an earlier month, and its standing."""
+        if (accepted := self._accepted(month)) is not None:
+            return accepted
         held = self.register.held_runs(str(month))
-        candidates = self.lake.runs(str(month))
+        candidates = [run_id for run_id in self.register.runs(str(month)) if self.lake.path_of(run_id).exists()]
         if month in on_offer or query is not None:
             landed = self.extract(source, month, query=query, for_history=True).run
-            candidates = [*candidates, *([landed] if landed else [])]
-        usable = [run for run in candidates if run.run_id not in held and run.row_count]
-        return HistoryPeriod(str(month), usable[-1].run_id, usable[-1].path, "unverified") if usable else None
+            candidates += [landed.run_id] if landed and landed.row_count else []
+        usable = [run_id for run_id in candidates if run_id not in held]
+        return (usable[-1], "unverified") if usable else None
 
-    def _accepted(self, month: BillingPeriod) -> calibrate_stage.AcceptedMonth | None:
-        """What corrected the month, else what was released of it."""
+    def _accepted(self, month: BillingPeriod) -> tuple[str, str] | None:
+        """What corrected the month, else what was released of it; and which of the two."""
         for found, standing in (
             (self.register.corrected_run(str(month)), "corrected"),
             (self.register.released_run(str(month)), "released"),
         ):
             if found is not None:
-                return calibrate_stage.AcceptedMonth(self._landed(found, thoroughly=False), standing)
+                return found, standing
         return None
 
     def verify(self, run_id: str, source: str, *, query: str | None = None) -> Judged:
         """Judge a landed run against its history, under the changes declared for its period, and write its report."""
-        run = self._landed(run_id, thoroughly=False)
-        history = self.history(run, source, query=query)
-        self.lake.prove([run_id, *(month.run_id for month in history)])
+        run = self.proven(run_id)
+        history = self.history(run.billing_period, source, query=query)
         declared = self.changes.in_force(run.billing_period)
         folder = self.settings.reports / run.run_id
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +139,7 @@ class Makegood(Sending, Declarations):
             run,
             history,
             engine=DuckDBEngine(),
-            suites=load_suites(self.settings.suites, self.settings.learned),
+            suites=self.suites(),
             report_dir=folder,
             as_of=self.as_of,
             declared=declared,
@@ -158,22 +170,20 @@ class Makegood(Sending, Declarations):
         """
         on_offer = set(self.periods(source)) if source else set()
         known = on_offer | {BillingPeriod.parse(label) for label in self.register.periods()}
-        months = []
-        for period in sorted(known)[-CALIBRATION_MONTHS:]:
-            month = self._accepted(period)
-            if month is None and period in on_offer:
-                found = self._history_of(period, source, None, on_offer)
-                run = self._landed(found.run_id, thoroughly=False) if found else None
-                month = calibrate_stage.AcceptedMonth(run, found.standing) if run else None
-            months += [month] if month is not None else []
-        self.lake.prove(month.run.run_id for month in months)
+        found = [
+            self._history_of(period, source, None, on_offer) if period in on_offer else self._accepted(period)
+            for period in sorted(known)[-CALIBRATION_MONTHS:]
+        ]
+        taken = [month for month in found if month is not None]
+        runs = self.all_proven([run_id for run_id, _ in taken])
+        months = [calibrate_stage.AcceptedMonth(run, standing) for run, (_, standing) in zip(runs, taken, strict=True)]
         periods = [month.run.billing_period for month in months]
         faulty = self.finding_decisions.faulty_runs(min(periods), max(periods)) if periods else frozenset()
         left_out |= {month.run.billing_period for month in months if month.run.run_id in faulty}
         proposal = calibrate_stage.propose(
             months,
             engine=DuckDBEngine(),
-            suites=load_suites(self.settings.suites, self.settings.learned),
+            suites=self.suites(),
             made_at=self.as_of,
             left_out=left_out,
             progress=self.progress,
@@ -183,19 +193,27 @@ class Makegood(Sending, Declarations):
 
     def apply_calibration(self, proposal: Path) -> dict[str, Any]:
         """Put a proposal in force in the name of the person whose login the settings carry; returns what is in force."""
-        suites = load_suites(self.settings.suites, self.settings.learned)
-        found = calibrate_stage.require_fitting(proposal, suites)
-        with self.register.acting(
-            "calibrate", found.digest[:12], self.settings.login, self.settings.password
-        ) as person:
+        try:
+            suites = self.suites()
+        except UsageError:
+            suites = load_suites(self.settings.suites)  # what lies there is in force by nobody's word
+        known = [self.register.bounds_in_force(), calibrate_stage.digest_in(self.settings.learned)]
+        found = calibrate_stage.require_fitting(proposal, suites, known=known)
+        with self.register.putting_in_force(found.digest, self.settings.login, self.settings.password) as person:
             file = calibrate_stage.install(found, self.settings.learned, by=person, at=self.as_of)
-        in_force = load_suites(self.settings.suites, self.settings.learned)
+        suites = self.suites()
         return {
             "file": str(file),
-            "applied": in_force.learned.applied,
-            "bounds_count": len(in_force.learned.bounds),
-            "suite_digest": in_force.digest,
+            "applied": suites.learned.applied,
+            "bounds_count": len(suites.learned.bounds),
+            "suite_digest": suites.digest,
         }
+
+    def remove_calibration(self) -> dict[str, Any]:
+        """Go on without learned bounds, in the name of the person whose login the settings carry."""
+        with self.register.putting_in_force(None, self.settings.login, self.settings.password) as person:
+            self.settings.learned.unlink(missing_ok=True)
+        return {"removed_by": person, "suite_digest": self.suites().digest}
 
     # -- report and decide --------------------------------------------------------------------------------------
 
@@ -316,8 +334,8 @@ class Makegood(Sending, Declarations):
     def prepare_release(self, run_id: str) -> list[int]:
         """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
         authority = self.require_release_allowed(run_id)
-        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=partial(self._due_of, run_id))
-        self.register.audit("release", run_id, {"allowed_by": authority})
+        release_stage.prepare(self.proven(run_id), ledger=self.ledger, find_due=partial(self._due_of, run_id))
+        self.audit_log.append("release", run_id, {"allowed_by": authority})
         return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
 
     def send_wave(self, run_id: str, wave: int) -> release_stage.Released:
@@ -332,11 +350,11 @@ class Makegood(Sending, Declarations):
     def release(self, run_id: str) -> release_stage.Released:
         """Charge what the run still owes the acquirer; calling it again charges nothing twice."""
         authority = self.require_release_allowed(run_id)
-        self.register.audit("release", run_id, {"allowed_by": authority})
+        self.audit_log.append("release", run_id, {"allowed_by": authority})
         try:
             with self.rail() as rail:
                 return release_stage.release(
-                    self._landed(run_id),
+                    self.proven(run_id),
                     ledger=self.ledger,
                     find_due=partial(self._due_of, run_id),
                     sender=self._sender(rail),
@@ -348,7 +366,7 @@ class Makegood(Sending, Declarations):
 
     def preview_release(self, run_id: str) -> dict[str, Any]:
         """What a release would charge, by class of row; writes and sends nothing."""
-        run = self._landed(run_id)
+        run = self.proven(run_id)
         classes = self._due_of(run_id, run, self.ledger.charged(run.billing_period)).classes
         return {"run_id": run_id, "due": {"rows": 0, "amount_minor": 0}} | classes
 
@@ -367,14 +385,26 @@ class Makegood(Sending, Declarations):
         return find_due(run, charged, first_wave=first_wave, held_issuers=held)
 
     def stop(self, reason: str) -> dict[str, Any]:
-        """Halt all sending within one wave; returns what is left, by name."""
-        self.register.order_sending("stop", reason=reason, login=self.settings.login, password=self.settings.password)
-        return {"sending": "stopped", "left": self.ledger.unfinished()}
+        """Halt all sending within one wave; returns what is left, by name, or None where that cannot be said just now."""
+        said = visible(reason)  # no text is so broken that it keeps anybody from stopping
+        by = self.register.stop(said, login=self.settings.login, password=self.settings.password)
+        left = None
+        with contextlib.suppress(MakegoodError, psycopg.Error):  # the stop stands, whatever becomes of this question
+            left = self.ledger.unfinished()
+        return {"sending": "stopped", "by": by, "left": left}
 
-    def resume(self, reason: str) -> dict[str, Any]:
-        """Allow sending again."""
-        self.register.order_sending("resume", reason=reason, login=self.settings.login, password=self.settings.password)
-        return {"sending": "allowed", "left": self.ledger.unfinished()}
+    def resume(self, reason: str, stops: Sequence[int] = ()) -> dict[str, Any]:
+        """Lift stops as the person whose login the settings carry; says which still stand.
+
+        Args:
+            stops: their numbers; none means every one that stands now.
+        """
+        standing = self.register.resume(reason, stops=stops, login=self.settings.login, password=self.settings.password)
+        return {
+            "sending": "stopped" if standing else "allowed",
+            "stops": [asdict(stop) for stop in standing],
+            "left": self.ledger.unfinished(),
+        }
 
 
 REPORT_NAME = "report.html"
@@ -383,6 +413,9 @@ REPORT_NAME = "report.html"
 def open_makegood(
     *, as_of: datetime | None = None, progress: Progress = no_progress, settings: Settings | None = None
 ) -> Makegood:
-    """The installation that the environment describes."""
+    """The installation that the environment describes, its home directory closed to everybody but its owner."""
     failpoints.arm(armed_failpoint())
-    return Makegood(settings or Settings.from_environment(), as_of=as_of, progress=progress)
+    settings = settings or Settings.from_environment()
+    for opened in keep_private(settings.home):
+        sys.stderr.write(f"makegood: {opened} was open to other users of this machine; it is yours alone now\n")
+    return Makegood(settings, as_of=as_of, progress=progress)

@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.judge import Suites, read_learned
 from pipeline.ports import Engine, HistoryPeriod, LandedRun, Progress, no_progress
 
-__all__ = ["AcceptedMonth", "install", "propose", "require_fitting"]
+__all__ = ["AcceptedMonth", "digest_in", "install", "propose", "require_fitting"]
 
 HISTORY_MONTHS = 12
 """Earlier months each is measured against, as when it was judged."""
@@ -82,8 +82,12 @@ def propose(
     return Learned(provenance, shipped, tuple(bounds), not_learned)
 
 
-def require_fitting(proposal: Path, suites: Suites) -> Learned:
+def require_fitting(proposal: Path, suites: Suites, *, known: Collection[str | None] = ()) -> Learned:
     """The proposal in a file, if it was made for `suites` as they are now.
+
+    Args:
+        suites: with the learned bounds that are in force.
+        known: digests of bounds that were in force before; a person may put them back.
 
     Raises:
         UsageError: it was not, it is installed already, or it cannot be read.
@@ -92,11 +96,19 @@ def require_fitting(proposal: Path, suites: Suites) -> Learned:
     if suites.learned is not None and suites.learned.digest == found.digest:
         applied = suites.learned.applied or {}
         raise UsageError(f"{proposal} is in force already, applied by {applied.get('by')} at {applied.get('at')}")
-    if found.provenance["suites"] != suites.digest:
+    if found.digest not in known and found.provenance["suites"] != suites.digest:
         raise UsageError(
             f"{proposal} was made for other suites than those in force: make it anew with `makegood calibrate --out`"
         )
     return found
+
+
+def digest_in(file: Path) -> str | None:
+    """Digest of the bounds in a file; None if it holds none that can be read."""
+    try:
+        return read_learned(file).digest
+    except UsageError:
+        return None
 
 
 def install(proposal: Learned, target: Path, *, by: str, at: datetime) -> Path:

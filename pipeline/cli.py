@@ -1,13 +1,14 @@
 """`makegood`: the command line, one small function per command.
 
 Belongs here: arguments, what is printed, exit codes. Does not: incidents (`cli_incident`), practice files (`cli_generate`),
-calibration (`cli_calibrate`), the scorecard (`cli_scorecard`), what people tell the gate (`cli_gate`), or any work -
-that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one JSON object goes to standard output, also
-when the command fails.
+calibration (`cli_calibrate`), the scorecard (`cli_scorecard`), the audit log (`cli_audit`), what people tell the gate (`cli_gate`),
+or any work - that is `bootstrap.Makegood`. Progress goes to standard error; with `--json` exactly one JSON object goes to standard
+output, also when the command fails.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,19 +18,23 @@ from typing import Any
 
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import format_minor
+from pipeline.core.terminal import visible
 from pipeline.errors import GateClosed, MakegoodError, UsageError
 from pipeline.progress import StageProgress
-from pipeline.settings import Settings
+from pipeline.settings import PRIVATE_UMASK, Settings
 
 EXIT_CODES = """exit codes: 0 done, or released; 3 held, or outside its window;
             2 bad usage, or input that cannot be read faithfully; 1 anything else"""
 
 HELD = GateClosed.exit_code
+DIFFERS = 1
+"""Exit code of a check that finds ledger and acquirer's book to differ."""
 WAITING = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    os.umask(PRIVATE_UMASK)
     arguments = _parser().parse_args(argv)
     with StageProgress(quiet=arguments.quiet) as progress:
         try:
@@ -41,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False, default=str))  # noqa: T201
     elif "error" in result:
-        sys.stderr.write(f"makegood: {result['error']}\n")
+        sys.stderr.write(visible(f"makegood: {result['error']}\n"))
     else:
-        print(arguments.show(result))  # noqa: T201
+        print(visible(arguments.show(result)))  # noqa: T201
     return code
 
 
@@ -64,6 +69,8 @@ def _verify(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dic
                 "explanation": f"{period} is not complete yet: waiting for {names}; nothing was landed"}, WAITING  # fmt: skip
     judged = app.verify(landed.run.run_id, source, query=_query(arguments.query))
     result = judged.verification.to_json(str(judged.report))
+    if landed.set_aside is not None:
+        result["set_aside"] = str(landed.set_aside)
     return result, 0 if result["decision"] == "release" else HELD
 
 
@@ -80,6 +87,8 @@ def _show_verify(result: dict) -> str:
         lines.append(f"  could go: {', '.join(result['releasable'])}")
     if result["not_judged"]:
         lines.append(f"  {len(result['not_judged'])} checks could not be judged; the report says why")
+    if "set_aside" in result:
+        lines.append(f"  what the lake held of this run was damaged or edited; it is kept in {result['set_aside']}")
     return "\n".join([*lines, f"report: {result['report']}"])
 
 
@@ -150,12 +159,27 @@ def _stop(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict,
 
 
 def _resume(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    return open_app(arguments, progress).resume(arguments.reason), 0
+    result = open_app(arguments, progress).resume(arguments.reason, arguments.stops)
+    return result, HELD if result["stops"] else 0
 
 
 def _show_sending(result: dict) -> str:
+    by = f" by {result['by']}" if "by" in result else ""
+    lines = [f"sending is {result['sending']}{by}", *map(_stop_in_words, result.get("stops", []))]
+    if result["left"] is None:
+        return "\n".join([*lines, "  what is left cannot be said just now; `makegood check` does"])
     left = [f"  {item['scope']}: {item['operations']} {item['state'].replace('_', ' ')}" for item in result["left"]]
-    return "\n".join([f"sending is {result['sending']}", *(left or ["  nothing is left to send or look up"])])
+    return "\n".join([*lines, *(left or ["  nothing is left to send or look up"])])
+
+
+def _stop_in_words(stop: dict) -> str:
+    why = f" ({stop['reason']})" if stop["reason"] else ""
+    lifted = f"lifted by {', '.join(stop['lifted_by'])}; " if stop["lifted_by"] else ""
+    missing = stop["needs_people"] - len(stop["lifted_by"])
+    return (
+        f"  stop {stop['order_id']} of {stop['person']}, {stop['at']:%Y-%m-%d %H:%M %Z}{why}: {lifted}"
+        f"{missing} {'person' if missing == 1 else 'different people'} must resume"
+    )
 
 
 def _add_person(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
@@ -177,15 +201,23 @@ def _set_up_database(arguments: argparse.Namespace, progress: StageProgress) -> 
 
 
 def _check(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
-    app = open_app(arguments, progress)
-    app.register.require_whole_audit()
-    return {"audit": "whole", "left": app.ledger.unfinished(), "balances": app.ledger.balances()}, 0
+    result = open_app(arguments, progress).check()
+    return result, DIFFERS if result["differences"] else 0
 
 
 def _show_check(result: dict) -> str:
-    lines = ["the audit log is whole"]
+    lines = ["the audit log is whole", *map(_stop_in_words, result["stops"])]
     lines += [f"  {b['account']:20} {format_minor(b['balance_minor'], b['currency'])}" for b in result["balances"]]
     lines += [f"  {item['scope']}: {item['operations']} {item['state'].replace('_', ' ')}" for item in result["left"]]
+    lines += [
+        f"  {item['file']} ({item['scope']} wave {item['wave']}) is not answered" for item in result["open_files"]
+    ]
+    lines += [
+        f"  open breaks of settlement, {kind.replace('_', ' ')}: {count:,}"
+        for kind, count in result["open_breaks"].items()
+    ]
+    lines += [f"  {count:,} operations {way}" for way, count in result["differences"].items()]
+    lines += [] if result["differences"] else ["ledger and acquirer's book agree"]
     return "\n".join(lines)
 
 
@@ -201,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     # they take their tools from here
     from pipeline import (
+        cli_audit,
         cli_calibrate,
         cli_chaos,
         cli_control,
@@ -225,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_calibrate.add_commands(commands)
     cli_scorecard.add_commands(commands)
     cli_chaos.add_commands(commands)
+    cli_audit.add_commands(commands)
     _add_administration(commands)
     return parser
 
@@ -323,13 +357,21 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_sending(commands: Any) -> None:
-    for name, run, about in (
-        ("stop", _stop, "halt all sending within one wave; says what is sent, not sent and unknown"),
-        ("resume", _resume, "allow sending again after a stop"),
-    ):
-        parser = command(
-            commands, name, run, _show_sending, about=about, examples=f'  makegood {name} --reason "acquirer outage"'
-        )
+    stop = command(
+        commands, "stop", _stop, _show_sending,
+        about="halt all sending within one wave; says what is sent, not sent and unknown. Anybody may, with or without a login",
+        examples='  makegood stop --reason "acquirer outage"',
+    )  # fmt: skip
+    resume = command(
+        commands, "resume", _resume, _show_sending,
+        about="lift the stops that stand, as you; a stop stands until as many different people have lifted it as it needs",
+        examples='  MAKEGOOD_LOGIN=operator makegood resume --reason "the acquirer is back"\n'
+        '  MAKEGOOD_LOGIN=approver makegood resume 7 --reason "the book agrees"',
+    )  # fmt: skip
+    resume.add_argument(
+        "stops", nargs="*", type=int, metavar="STOP", help="numbers of the stops to lift (default: all)"
+    )
+    for parser in (stop, resume):
         parser.add_argument("--reason", default="", metavar="TEXT")
         with_login(parser)
 
@@ -348,7 +390,7 @@ def _add_administration(commands: Any) -> None:
         examples="  makegood add-person jiwoo --role approver",
     )  # fmt: skip
     person.add_argument("name")
-    person.add_argument("--role", required=True, choices=["operator", "approver", "analyst"])
+    person.add_argument("--role", required=True, choices=["operator", "approver", "analyst", "auditor"])
     person.add_argument("--admin-url", metavar="URL", help="for your own server: a login that may create roles")
     database = command(
         commands, "db-setup", _set_up_database, lambda r: f"the database is {r['database']}; {r['next']}",

@@ -26,13 +26,15 @@ def add_commands(commands: Any) -> None:
         about="learn thresholds from the months that were right; proposes, and changes nothing until a person applies the proposal",
         examples="  makegood calibrate\n"
         "  makegood calibrate --source data/charges --out proposal.json\n"
-        "  MAKEGOOD_LOGIN=jiwoo makegood calibrate --apply proposal.json",
+        "  MAKEGOOD_LOGIN=jiwoo makegood calibrate --apply proposal.json\n"
+        "  MAKEGOOD_LOGIN=jiwoo makegood calibrate --remove",
     )  # fmt: skip
     parser.add_argument(
         "--source", metavar="DIR", help="learn also from months that nobody released, as they lie here: unverified"
     )
     parser.add_argument("--out", metavar="FILE", help="write the proposal, with every bound, as JSON")
     parser.add_argument("--apply", metavar="FILE", help="put a proposal in force, in your name")
+    parser.add_argument("--remove", action="store_true", help="go on without learned bounds, in your name")
     with_login(parser)
 
 
@@ -42,12 +44,18 @@ def _calibrate(arguments: argparse.Namespace, progress: StageProgress) -> tuple[
         if arguments.out or arguments.source:
             raise UsageError("--apply takes a proposal as it is: make one with --out first, and look at it")
         return app.apply_calibration(Path(arguments.apply)), 0
+    if arguments.remove:
+        if arguments.out or arguments.source:
+            raise UsageError("--remove takes nothing else: learned bounds are gone, and the suites' own are in force")
+        return app.remove_calibration(), 0
     source = str(Path(arguments.source).expanduser().resolve()) if arguments.source else None
     out = Path(arguments.out).expanduser() if arguments.out else None
     return app.calibrate(source, out=out), 0
 
 
 def _show(result: dict) -> str:
+    if "removed_by" in result:
+        return f"no learned bounds are in force any more, by {result['removed_by']}: the suites' own are"
     if result.get("applied"):
         applied = result["applied"]
         return f"{result['bounds_count']:,} bounds are in force since {applied['at']}, applied by {applied['by']}: {result['file']}"

@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 ID = "inc-2005-09-1a2b3c4d"
 
 BROKEN = 1
-"""Exit code of a reconciliation that leaves breaks, and of a regression case that the gate would release."""
+"""Exit code of a reconciliation that leaves breaks or files it could not read, and of a regression case that the gate would release."""
 
 
 def add_commands(commands: Any) -> None:
@@ -134,19 +134,26 @@ def add_incident_commands(actions: Any) -> None:
 
 def _settle(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).settle_day()
-    return result, BROKEN if result["break_count"] or result["unknown"] else 0
+    is_done = _is_matched(result) and not result["unknown"] and not result["anchor"]["problem"]
+    return result, 0 if is_done else BROKEN
+
+
+def _is_matched(result: dict) -> bool:
+    """Whether nothing differs, and every file could be read: what a refused file says is not known."""
+    return not result["break_count"] and not result["exceptions"]["refused"]
 
 
 def _reconcile(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     result = open_app(arguments, progress).reconcile(arguments.incident)
-    return result, BROKEN if result["break_count"] else 0
+    return result, 0 if _is_matched(result) else BROKEN
 
 
 def _show_reconciled(result: dict) -> str:
     from pipeline.reconcile import to_text  # needs Arrow, which takes a while to load
 
     unknown = [f"unknown: {item['scope']}: {item['operations']:,}" for item in result.get("unknown", [])]
-    return "\n".join([to_text(result), *unknown])
+    problem = result.get("anchor", {}).get("problem")
+    return "\n".join([to_text(result), *unknown, *([problem] if problem else [])])
 
 
 def _prove(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
@@ -170,7 +177,8 @@ def _show_close(result: dict) -> str:
     )
     told = f"{result['untold']:,} messages are still due" if result["untold"] else "everybody was told"
     proof = Path(result["proof_text"]).read_text(encoding="utf-8").rstrip()
-    return f"{result['incident_id']}: closed; {told}; {case}\n{proof}"
+    problem = f"\n{result['anchor']['problem']}" if result["anchor"]["problem"] else ""
+    return f"{result['incident_id']}: closed; {told}; {case}{problem}\n{proof}"
 
 
 def _lookup(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:

@@ -68,7 +68,7 @@ def _assessed(result: dict) -> list[str]:
 def _show_one(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dict, int]:
     app = open_app(arguments, progress)
     incident = app.incidents.find(arguments.incident).to_json()
-    plans = [plan.to_json() for plan in app.incidents.plans(arguments.incident)]
+    plans = app.plans_told(arguments.incident)
     report = {"report": str(app.render_incident(arguments.incident))}
     return incident | app.assess(arguments.incident).to_json() | {"plans": plans} | report, 0
 
@@ -81,7 +81,9 @@ def _show_show(result: dict) -> str:
         *_assessed(result),
     ]
     lines += [
-        f"  plan {p['plan_digest'][:12]}: {p['state']}, {p['operation_count']:,} operations, asked for by {p['requested_by']}"
+        f"  {p['falsehood']}"
+        if p["falsehood"]
+        else f"  plan {p['plan_digest'][:12]}: {p['state']}, {p['operation_count']:,} operations, asked for by {p['requested_by']}"
         + (f", approved by {p['approver']} until {p['expires_at']:%Y-%m-%d %H:%M %Z}" if p["approver"] else "")
         for p in result["plans"]
     ]
@@ -148,7 +150,8 @@ def _reject(arguments: argparse.Namespace, progress: StageProgress) -> tuple[dic
 
 
 def _decided(app: Any, plan: Any) -> dict:
-    return plan.to_json() | {"actions": plan.summary["actions"], "impact": app.stated_impact(plan)}
+    told = app.told(plan)
+    return told | {"actions": told["summary"] and told["summary"]["actions"]}
 
 
 def _show_decided(result: dict) -> str:

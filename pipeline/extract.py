@@ -5,6 +5,7 @@ read (`adapters.sources`) or how a partition is written (`adapters.lake`).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.errors import NotYetArrived
@@ -21,11 +22,13 @@ class Extracted:
         run: the landed run; None while files are waited for.
         waiting_for: names of files that have not arrived, or not completely.
         already_landed: the same content was there before, and nothing was written.
+        set_aside: where a damaged or edited partition of the same run was moved to; None where there was none.
     """
 
     run: LandedRun | None
     waiting_for: tuple[str, ...]
     already_landed: bool
+    set_aside: Path | None = None
 
 
 def extract(
@@ -38,7 +41,8 @@ def extract(
 ) -> Extracted:
     """Land what `source` holds for `billing_period`, whole or not at all.
 
-    Landing the same content again changes nothing and returns the same run; new content is a new run.
+    Landing the same content again changes nothing and returns the same run; new content is a new run. A partition that was damaged
+    or edited since is set aside and landed anew.
 
     Args:
         trust_unchanged_files: take files whose names, sizes and modification times are those of the last
@@ -47,7 +51,7 @@ def extract(
     Raises:
         UnreadableInput: it cannot be read faithfully; nothing was landed.
         RetriableError: the disk or the database failed; nothing was landed.
-        FatalError: the same content was landed before and is damaged now.
+        FatalError: another content has the same run id.
     """
     try:
         return _extract(source, billing_period, lake, progress, trust_unchanged_files)
@@ -67,10 +71,10 @@ def _extract(
         run = lake.recall(source=source.label, billing_period=period, fingerprint=seen)
         if run is not None:
             return Extracted(run, (), already_landed=True)
-    run, was_there = lake.land(source=source.label, billing_period=period, files=arrival.files, progress=progress)
+    landing = lake.land(source=source.label, billing_period=period, files=arrival.files, progress=progress)
     if seen is not None:
-        lake.remember(source=source.label, billing_period=period, fingerprint=seen, run_id=run.run_id)
-    return Extracted(run, (), already_landed=was_there)
+        lake.remember(source=source.label, billing_period=period, fingerprint=seen, run_id=landing.run.run_id)
+    return Extracted(landing.run, (), already_landed=landing.was_there, set_aside=landing.set_aside)
 
 
 def periods_available(source: Source) -> list[BillingPeriod]:

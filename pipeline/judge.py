@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import expectations
+from pipeline import limits
+from pipeline.bounded_file import read_json
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.calibration import Learned
 from pipeline.core.declared import KINDS, PRICES, DeclaredChange, is_within, left_out, lifting
@@ -23,7 +25,7 @@ from pipeline.core.diagnosis import causes
 from pipeline.core.findings import SEVERITIES, expected_text, findings, told
 from pipeline.core.rule import Failure, Rule, cohort_name
 from pipeline.core.verdict import WHOLE_RUN, Cause, Decision, Finding, NotJudged, Table
-from pipeline.errors import UsageError
+from pipeline.errors import UnreadableInput, UsageError
 
 MEASURING = (
     "tax_basis_points", "moved_percent", "comparable_minimum", "normal_share_ceiling", "amount_limit_minor", "signals", "prior_weight",
@@ -180,8 +182,8 @@ def read_learned(path: Path) -> Learned:
         UsageError: it cannot be read, or is not as `makegood calibrate` wrote it.
     """
     try:
-        return Learned.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return Learned.from_json(read_json(path, at_most=limits.JSON_BYTES))
+    except (OSError, ValueError, RecursionError, UnreadableInput) as error:
         raise UsageError(
             f"{path}: no learned bounds: {error}; `makegood calibrate --out FILE` makes them anew"
         ) from None

@@ -16,20 +16,7 @@ import pyarrow.compute as pc
 from pipeline.core.money import format_minor
 from pipeline.core.window import Window, Windows, default_windows, why_not_meant
 from pipeline.errors import GateClosed, UsageError
-
-MOVES = ("void", "refund", "rebill")
-"""The actions that move money: what an approver agrees to."""
-
-EXCEPTION_FIELDS = (
-    "customer_id",
-    "billing_period",
-    "bill_cycle",
-    "occurrence",
-    "reversal",
-    "rebill",
-    "wrong_minor",
-    "correct_minor",
-)
+from pipeline.plan_figures import MOVES, exceptions_in, summary_of, totals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +41,7 @@ class Draft:
     Attributes:
         header: what it was made from; part of the digest.
         lines: `PLAN_SCHEMA`, in the order of customer, cycle and occurrence.
-        summary: `currency`, `actions` (by action: operations, amount_minor), `cells` (by action, issuer and payment method),
-            `reasons` (by side, action and reason: lines, amount_minor), `open` (lines that wait for something), and what the digest
-            was made of.
+        summary: see `plan_figures.summary_of`.
     """
 
     plan_digest: str
@@ -74,12 +59,7 @@ class Draft:
 
     def exceptions(self) -> pa.Table:
         """Lines that are not plainly undone and rebilled, with the reason."""
-        lines = self.lines
-        plain = pc.and_(pc.is_in(lines["reversal"], pa.array(MOVES)), pc.equal(lines["rebill"], "rebill"))
-        named = lines.filter(pc.invert(plain))
-        undone = pc.is_in(named["reversal"], pa.array(MOVES))
-        reason = pc.if_else(undone, named["rebill_reason"], named["reversal_reason"])
-        return named.select(EXCEPTION_FIELDS).append_column("reason", reason)
+        return exceptions_in(self.lines)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -159,7 +139,7 @@ def require_timely(windows: Windows, *, rail: str, answer_days: int) -> None:
 
 def plan(
     incident: Any, lines: Lines, *, facts: Facts, windows: Windows, policy: Policy, plans: Sequence[Any],
-    lines_digest: Callable[[pa.Table], str], digest_of: Callable[[dict[str, Any], str], str],
+    lines_digest: Callable[[pa.Table], str], digest_of: Callable[[dict[str, Any], str], str], newest_is_true: bool = True,
 ) -> Draft:  # fmt: skip
     """Compute the plan for what is true now; stores nothing.
 
@@ -169,6 +149,7 @@ def plan(
         incident: what was opened.
         plans: those stored before, newest first.
         lines_digest, digest_of: how lines and header make the digest.
+        newest_is_true: whether the newest of `plans` says what its lines come to; one that does not is never taken for the same.
     """
     newest = plans[0] if plans else None
     approved = next((p.plan_digest for p in plans if p.approver), None)
@@ -181,9 +162,9 @@ def plan(
         )  # fmt: skip
         sha256 = lines_digest(planned)
         header = _header(incident, windows, policy, successor_of)
-        if newest is not None and _is_same(newest, header, sha256):
+        if newest is not None and newest_is_true and _is_same(newest, header, sha256):
             return _draft(newest.summary["header"], planned, windows, sha256, digest_of)
-    header["revision"] = newest.summary["header"]["revision"] + 1 if newest else 1
+    header["revision"] = len(plans) + 1
     return _draft(header, planned, windows, sha256, digest_of)
 
 
@@ -234,61 +215,14 @@ def _draft(
         raise UsageError(
             f"the charges are in {' and '.join(sorted(currencies))}; open one incident per currency, by --issuer"
         )
-    cells = _cells(lines)
-    actions = {
-        action: {
-            "operations": sum(cell["operations"] for cell in cells if cell["action"] == action),
-            "amount_minor": sum(cell["amount_minor"] for cell in cells if cell["action"] == action),
-        }
-        for action in MOVES
-    }
-    waiting = pc.or_(pc.is_in(lines["reversal"], pa.array(["wait", "manual"])), pc.equal(lines["rebill"], "hold"))
-    summary = {
-        "currency": currencies[0] if currencies else "XXX",
-        "actions": actions,
-        "cells": cells,
-        "reasons": _reasons(lines),
-        "open": pc.sum(waiting).as_py() or 0,
-        "lines": lines.num_rows,
-        "header": header,
-        "lines_sha256": sha256,
-    }
+    summary = summary_of(header, lines, sha256)
+    operation_count, total_minor = totals_of(summary)
     return Draft(
         plan_digest=digest_of(header, sha256),
         header=header,
         lines=lines,
         windows=windows,
-        operation_count=sum(figures["operations"] for figures in actions.values()),
-        total_minor=sum(figures["amount_minor"] for figures in actions.values()),
+        operation_count=operation_count,
+        total_minor=total_minor,
         summary=summary,
     )
-
-
-def _cells(lines: pa.Table) -> list[dict[str, Any]]:
-    """Operations and amount by action, issuer and payment method."""
-    cells = []
-    for action, issuer, method, amount in (
-        ("reversal", "issuer", "payment_method", "reversal_minor"),
-        ("rebill", "rebill_issuer", "rebill_method", "correct_minor"),
-    ):
-        moved = lines.select([action, issuer, method, amount]).filter(pc.is_in(lines[action], pa.array(MOVES)))
-        grouped = moved.group_by([action, issuer, method]).aggregate([(amount, "sum"), (amount, "count")])
-        cells += [
-            {"action": row[action], "issuer": row[issuer], "payment_method": row[method], "operations": row[f"{amount}_count"],
-             "amount_minor": row[f"{amount}_sum"]}
-            for row in grouped.to_pylist()
-        ]  # fmt: skip
-    return sorted(cells, key=lambda cell: (MOVES.index(cell["action"]), cell["issuer"], cell["payment_method"]))
-
-
-def _reasons(lines: pa.Table) -> list[dict[str, Any]]:
-    """Lines by side (reversal, rebill), action and reason, with what was charged or is due on them."""
-    found = []
-    for side, amount in (("reversal", "wrong_minor"), ("rebill", "correct_minor")):
-        grouped = lines.group_by([side, f"{side}_reason"]).aggregate([(amount, "sum"), ("customer_id", "count")])
-        found += [
-            {"side": side, "action": row[side], "reason": row[f"{side}_reason"], "lines": row["customer_id_count"],
-             "amount_minor": row[f"{amount}_sum"] or 0}
-            for row in grouped.to_pylist()
-        ]  # fmt: skip
-    return sorted(found, key=lambda row: (row["side"] != "reversal", row["action"], row["reason"]))

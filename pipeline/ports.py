@@ -4,7 +4,7 @@ A protocol belongs here when a verb calls it. How it is done is in `adapters`; w
 decided in `bootstrap`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,6 +68,20 @@ class LandedRun:
     control_total_minor: int
     files: tuple[SourceFile, ...]
     landed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What became of landing some content.
+
+    Attributes:
+        was_there: the same content was there before, intact, and nothing was written.
+        set_aside: where a damaged or edited partition of the same run is kept from now on; None where there was none.
+    """
+
+    run: LandedRun
+    was_there: bool
+    set_aside: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,33 +317,39 @@ class Source(Protocol):
 class Lake(Protocol):
     """Landed runs as immutable Parquet partitions."""
 
-    def land(
-        self, *, source: str, billing_period: str, files: Iterable[ChargeFile], progress: Progress
-    ) -> tuple[LandedRun, bool]:
-        """Land `files`, whole or not at all, and say whether this content was already there.
+    def land(self, *, source: str, billing_period: str, files: Iterable[ChargeFile], progress: Progress) -> Landing:
+        """Land `files`, whole or not at all, unless this content is there already; a damaged partition of it is set aside.
 
         Raises:
             UnreadableInput, NotYetArrived: from a file; nothing was landed.
             RetriableError: the disk failed or is full; nothing was landed.
-            FatalError: the same content is there but damaged.
+            FatalError: another content has the same run id.
         """
 
-    def find(self, run_id: str, *, thoroughly: bool = False) -> LandedRun | None:
-        """The run, or None; `thoroughly` also reads its bytes and compares their SHA-256.
+    def path_of(self, run_id: str) -> Path:
+        """Where the run's Parquet file is, or would be."""
+
+    def find(self, run_id: str) -> LandedRun | None:
+        """The run by its own record, or None: enough to name it, never to charge by it.
 
         Raises:
             FatalError: it is there but damaged.
         """
 
-    def prove(self, run_ids: Iterable[str]) -> None:
-        """`find` each thoroughly, some at once.
+    def prove(
+        self, recorded: Sequence[LandedRun], *, proven_before: Collection[tuple[str, str]] = ()
+    ) -> set[tuple[str, str]]:
+        """Read back the rows of runs and hold them against what was recorded elsewhere when they landed.
+
+        Args:
+            proven_before: run ids, each with the SHA-256 of bytes whose rows need not be read again.
+
+        Returns:
+            The same of what is proven now.
 
         Raises:
-            FatalError: one of them is damaged.
+            FatalError: a partition is gone, damaged or not what landed.
         """
-
-    def runs(self, billing_period: str) -> list[LandedRun]:
-        """The period's runs, in the order in which they landed."""
 
     def remember(self, *, source: str, billing_period: str, fingerprint: tuple, run_id: str) -> None:
         """Note that the source's files, as `fingerprint` has them, are run `run_id`."""

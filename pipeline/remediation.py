@@ -50,8 +50,7 @@ from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.errors import GateClosed, UsageError
-from pipeline.installation import Installation
-from pipeline.judge import load_suites
+from pipeline.oversight import Oversight
 from pipeline.ports import HistoryPeriod
 from pipeline.remedy import Guard, preview, require_live_states
 
@@ -61,7 +60,7 @@ KEPT_FOR_PAGE = {"reconciliation": "reconciliation.json", "proof": "proof.json"}
 """What the newest reconciliation and proof have found, beside the incident's page that shows it."""
 
 
-class Remediation(Installation):
+class Remediation(Oversight):
     """Putting wrong charges right; the people are whoever the settings or Airflow authenticated."""
 
     # -- incidents ----------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ class Remediation(Installation):
             RetriableError: what is in flight did not come to its end in time; opening the incident again waits on.
         """
         with self.rail() as rail, self._sender(rail).turn() as turn:
-            runs = self.register.runs(billing_period)
+            runs = self.register.run_ids(billing_period)
             self.ledger.end_unsent(turn, runs, "an incident holds its bills")
 
     def assess(self, incident_id: str) -> assess_stage.Assessment:
@@ -176,6 +175,7 @@ class Remediation(Installation):
                     windows=windows,
                     policy=policy,
                     plans=plans,
+                    newest_is_true=not plans or self.incidents.why_false(plans[0]) is None,
                     lines_digest=lines_digest,
                     digest_of=digest_of,
                 )
@@ -210,6 +210,16 @@ class Remediation(Installation):
             raise GateClosed(f"{incident_id} has no plan; `makegood incident plan {incident_id} --store` makes one")
         return plans[0]
 
+    def plan_to_show(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
+        """As `plan_to_decide`, with figures that are those of its lines: what somebody may be asked to approve.
+
+        Raises:
+            GateClosed: its row says something else than its lines come to.
+        """
+        record = self.plan_to_decide(incident_id, plan_digest)
+        self.incidents.prove(record)
+        return record
+
     def approve(self, plan: PlanRecord, *, user: str | None = None) -> PlanRecord:
         """Approve `plan`, as it was shown, as the person whose login the settings carry, or as an Airflow user."""
         if user is not None:
@@ -227,8 +237,8 @@ class Remediation(Installation):
         )
 
     def stated_impact(self, plan: PlanRecord) -> str:
-        """What `plan` does, in one sentence with counts and amounts: what an approver reads."""
-        return plan_stage.stated_impact(plan.summary)
+        """What `plan` does, in one sentence with counts and amounts that its lines come to; or why it does nothing."""
+        return self.told(plan)["impact"]
 
     # -- cancel, refund, rebill, notify -------------------------------------------------------------------------
 
@@ -252,7 +262,7 @@ class Remediation(Installation):
         with contextlib.closing(PlanInProgress(self.server, plan, step, self.business_day)) as books:
             if dry_run:
                 return names | {"dry_run": True} | preview(books)
-            self.register.audit(step, incident_id, {"plan": plan.plan_digest})
+            self.audit_log.append(step, incident_id, {"plan": plan.plan_digest})
             with self.rail() as rail:
                 sender = self._sender_with(rail, StopRule(amount_minor_max=plan.total_minor))
                 if step == "rebill":
@@ -280,8 +290,8 @@ class Remediation(Installation):
         plans = [
             read_plan(self.settings.home / plan.file, plan.plan_digest, PROMISED_COLUMNS).lines for plan in approved
         ]
-        corrected = self.lake.find(incident.corrected_run)
-        contacts = Path(corrected.source) / CONTACTS if corrected and "://" not in corrected.source else None
+        source = self.register.run(incident.corrected_run, self.lake.path_of(incident.corrected_run)).source
+        contacts = Path(source) / CONTACTS if "://" not in source else None
         with contextlib.closing(Outbox(self.server, incident_id, plans=plans, contacts=contacts)) as outbox:
             sink = LocalSink(self.settings.home / "outbox")
             return notify_stage.notify(outbox, sink, progress=self.progress, dry_run=dry_run)
@@ -300,11 +310,12 @@ class Remediation(Installation):
         return self._reconcile(self.incidents.find(incident_id)).to_json()
 
     def settle_day(self) -> dict[str, Any]:
-        """The daily settlement: look up what is unknown in any scope, then match all files with all operations."""
+        """The daily settlement: look up what is unknown in any scope, match all files with all operations, and anchor log and books."""
         unknown = sorted({item["scope"] for item in self.ledger.unfinished() if item["state"] == "unknown"})
         self._look_up(unknown)
         left = [item for item in self.ledger.unfinished() if item["state"] == "unknown"]
-        return self._reconcile(None).to_json() | {"looked_up": len(unknown), "unknown": left}
+        found = self._reconcile(None).to_json()
+        return found | {"looked_up": len(unknown), "unknown": left, "anchor": self.anchor_audit(with_books=True)}
 
     def _look_up(self, scopes: list[str]) -> None:
         """Ask what became of operations that were sent and never answered; that moves no money."""
@@ -381,7 +392,7 @@ class Remediation(Installation):
         wrong = self._wrong_charges(incident)
         proof = proof_stage.prove(
             incident_id=incident.incident_id, book=folder / "book.parquet", wrong=wrong,
-            correct=self._landed(incident.corrected_run).path, named=named, issuers=incident.issuers,
+            correct=self.proven(incident.corrected_run).path, named=named, issuers=incident.issuers,
             other_incidents=[other.incident_id for other in self.incidents.incidents()],
             currency=wrong["currency"][0].as_py() if wrong.num_rows else "XXX", timezone=self.settings.timezone,
         )  # fmt: skip
@@ -397,7 +408,7 @@ class Remediation(Installation):
             charges = charges.filter(pc.equal(charges["state"], "succeeded"))
             period = pa.repeat(incident.billing_period, charges.num_rows)
             return charges.append_column("billing_period", period).select(proof_stage.WRONG_SCHEMA.names)
-        with pq.ParquetFile(self._landed(incident.charge_scope).path) as file:
+        with pq.ParquetFile(self.proven(incident.charge_scope).path) as file:
             columns = [name for name in proof_stage.WRONG_SCHEMA.names if name not in ("occurrence", "payment_id")]
             charges = file.read(columns=columns)
         charges = charges.filter(pc.greater(charges["amount_minor"], 0))
@@ -445,6 +456,7 @@ class Remediation(Installation):
         kept = self._keep_case(incident)
         record = proof.to_json() | {"accepted_open": accept_open, "untold": untold}
         self.closings.close(incident, record, login=self.settings.login, password=self.settings.password, user=user)
+        anchor = self.anchor_audit(with_books=False)
         page = self.render_incident(incident_id)
         folder = self.settings.home / "incidents" / incident_id
         return {
@@ -452,6 +464,7 @@ class Remediation(Installation):
             "bills": proof.bills, "right": proof.right, "open": proof.count("open"), "untold": untold,
             "regression_case": kept, "balances": balances, "book": str(folder / "book.parquet"),
             "proof_text": str(folder / PROOF_TEXT), "proof": proof.to_json(), "report": str(page),
+            "anchor": anchor,
         }  # fmt: skip
 
     def _counted(self, incident: Incident) -> tuple[int, dict[str, int]]:
@@ -471,13 +484,14 @@ class Remediation(Installation):
         """Judge the wrong run of every closed incident by today's suites; returns the cases, and those the gate would let go."""
         cases = []
         for case in self.closings.cases():
-            history = [HistoryPeriod(m["billing_period"], m["run_id"], self._landed(m["run_id"]).path, m["standing"])
-                       for m in case["history"]]  # fmt: skip
+            run, *months = self.all_proven([case["wrong_run"], *(month["run_id"] for month in case["history"])])
+            history = [HistoryPeriod(month.billing_period, month.run_id, month.path, kept["standing"])
+                       for month, kept in zip(months, case["history"], strict=True)]  # fmt: skip
             verification = verify_stage.verify(
-                self._landed(case["wrong_run"]), history, engine=DuckDBEngine(),
-                suites=load_suites(self.settings.suites, self.settings.learned),
+                run, history, engine=DuckDBEngine(),
+                suites=self.suites(),
                 report_dir=self.settings.home / "regression" / case["incident_id"], as_of=self.as_of,
-                declared=self.changes.in_force(case["wrong_run"][: len("YYYY-MM")]), progress=self.progress,
+                declared=self.changes.in_force(run.billing_period), progress=self.progress,
             )  # fmt: skip
             cases.append({"incident_id": case["incident_id"], "run_id": case["wrong_run"], "decision": verification.decision,
                           "because": verification.findings[0].explanation if verification.findings else None})  # fmt: skip
@@ -494,15 +508,26 @@ class Remediation(Installation):
         incident = self.incidents.find(incident_id)
         file = self._assessment_file(incident)
         assessment = assess_stage.Assessment.load(file) if file.exists() else self.assess(incident_id)
-        plans = self.incidents.plans(incident_id)
         kept = {name: file.with_name(found) for name, found in KEPT_FOR_PAGE.items()}
         return report_stage.write_incident(
             file.with_name(INCIDENT_PAGE),
             incident=incident.to_json(),
             assessment=asdict(assessment),
-            plans=[plan.to_json() | {"impact": self.stated_impact(plan)} for plan in plans],
+            plans=self.plans_told(incident_id),
             **{name: json.loads(found.read_text(encoding="utf-8")) for name, found in kept.items() if found.exists()},
         )
+
+    def plans_told(self, incident_id: str) -> list[dict[str, Any]]:
+        """An incident's plans, newest first, as `told` has them."""
+        return [self.told(plan) for plan in self.incidents.plans(incident_id)]
+
+    def told(self, plan: PlanRecord) -> dict[str, Any]:
+        """A plan with its `impact` in words; one whose row says something else than its lines has a `falsehood` and no figures."""
+        falsehood = self.incidents.why_false(plan)
+        if falsehood is None:
+            return plan.to_json() | {"falsehood": None, "impact": plan_stage.stated_impact(plan.summary)}
+        nothing = dict.fromkeys(("operation_count", "total_minor", "summary"))
+        return plan.to_json() | nothing | {"falsehood": falsehood, "impact": f"does nothing: {falsehood}"}
 
     def _import_charges(self, path: Path, period: str | None) -> Imported:
         file = read_import(path)
@@ -516,7 +541,7 @@ class Remediation(Installation):
         """The incident's charges beside the right bills."""
         return lay_out(
             billing_period=incident.billing_period, wrong=wrong, elsewhere=self.incident_books.charged_elsewhere(incident),
-            corrected=self._landed(incident.corrected_run).path, issuers=incident.issuers,
+            corrected=self.proven(incident.corrected_run).path, issuers=incident.issuers,
         )  # fmt: skip
 
     def _clock(self, times: LeadTimes, windows: Windows) -> Any:

@@ -1,13 +1,18 @@
-"""What an operator sees and does about sending itself: where it stands, and how books are repaired that are behind the acquirer.
+"""What an operator sees and does about sending itself: where it stands, whether ledger and acquirer agree, and how books are repaired
+that are behind.
 
 Belongs here: handing the books, the rail, runs and plans to `repair`. Does not: any rule of it, or sending.
 """
 
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.adapters.book_check import differences
 from pipeline.adapters.plan_file import read_plan
 from pipeline.adapters.reentry import OF_A_REBILL, OF_A_REVERSAL, OF_A_RUN, operations_of
 from pipeline.errors import FatalError, UsageError
@@ -26,7 +31,7 @@ class Sending(Remediation):
             `stopped_by` (None while it is allowed), `unfinished` (operations not sent, sent or unknown, by scope), `damaged` (answers that
             could not be trusted), `findings` (as `sending_repair`), `last_sequence` and `next_sequence` (of the books and of the acquirer).
         """
-        with self.rail() as rail:
+        with self.rail(tell_time=False) as rail:
             return {
                 "stopped_by": self.register.stopped_by(),
                 "unfinished": self.ledger.unfinished(),
@@ -46,7 +51,7 @@ class Sending(Remediation):
             UsageError: nobody is logged in.
             FatalError: a file cannot be entered; what was found before it is done, and calling again goes on.
         """
-        with self.rail() as rail:
+        with self.rail(tell_time=apply) as rail:
             repair = self._repair(rail)
             if not apply:
                 found = repair.find()
@@ -61,6 +66,33 @@ class Sending(Remediation):
             "people_needed": 2 if needs_two else 0,
         }
 
+    def check(self) -> dict[str, Any]:
+        """Whether audit log, ledger and acquirer's book agree, and what is open; changes nothing.
+
+        Returns:
+            `audit`, `stops`, `left` (as `ledger.unfinished`), `balances`, `open_files` (handed over, or about to be, and not answered),
+            `open_breaks` (of settlement, by kind), `differences` (operations that ledger and book tell differently, by how).
+
+        Raises:
+            FatalError: the audit log is broken.
+        """
+        self.audit_log.require_whole()
+        with self.rail(tell_time=False) as rail, tempfile.TemporaryDirectory(dir=self.settings.home) as folder:
+            book = Path(folder) / "book.parquet"
+            rail.export_book(book)
+            return {
+                "audit": "whole",
+                "stops": [asdict(stop) for stop in self.register.open_stops()],
+                "left": self.ledger.unfinished(),
+                "balances": self.ledger.balances(),
+                "open_files": [
+                    {"scope": scope, "wave": wave.number, "file": wave.file.path.name, "handed_over": wave.handed_over}
+                    for scope, wave in self.ledger.open_files(rail.identity)
+                ],
+                "open_breaks": self.ledger.open_breaks(),
+                "differences": differences(self.server, book),
+            }
+
     def _repair(self, rail: PaymentRail) -> Repair:
         return Repair(self.ledger, rail, self._sender(rail), self._meant)
 
@@ -68,7 +100,7 @@ class Sending(Remediation):
         """The rows that the books once had of the operations in a file."""
         incident_id, _, rest = scope.partition("/")
         if not rest:
-            facts = pq.read_table(self._landed(scope).path)
+            facts = pq.read_table(self.proven(scope).path)
             return operations_of(operations, facts, OF_A_RUN, scope=scope, wave=wave, incident_id=None)
         digest, _, step = rest.partition("/")
         try:

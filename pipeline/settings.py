@@ -16,7 +16,13 @@ from pipeline.errors import UsageError
 MOST_SECONDS = 86_400.0
 """Longest wait that a setting may ask for: a day."""
 
+LONGEST_PLATFORM = 20
+"""Characters of a platform's name: it begins every file name."""
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+PRIVATE_UMASK = 0o077
+"""What our programs create is for its owner alone; each sets it as it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,11 @@ class Settings:
             `MAKEGOOD_CHARGE_DAYS` as `first-last`).
         login, password: the person who decides (`MAKEGOOD_LOGIN`, `MAKEGOOD_PASSWORD`); a database login.
         suites: the folder of expectation suites (`MAKEGOOD_SUITES`, default `expectations/suites`).
+        platform: names this installation to the acquirer, letters and digits (`MAKEGOOD_PLATFORM`, default `Makegood`): its file numbers
+            count per platform, so two installations at one acquirer have two names.
         answer_seconds: how long a file waits for its answers before its operations are called unknown (`MAKEGOOD_ANSWER_SECONDS`).
+        audit_anchor: a second folder for the signed heads of the audit log, best where others look after it
+            (`MAKEGOOD_AUDIT_ANCHOR`); None keeps them below `home` alone.
     """
 
     home: Path
@@ -45,6 +55,8 @@ class Settings:
     password: str | None
     suites: Path
     answer_seconds: float
+    platform: str = "Makegood"
+    audit_anchor: Path | None = None
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -64,7 +76,11 @@ class Settings:
             login=env.get("MAKEGOOD_LOGIN") or None,
             password=env.get("MAKEGOOD_PASSWORD") or None,
             suites=Path(env.get("MAKEGOOD_SUITES") or PROJECT_ROOT / "expectations" / "suites").resolve(),
+            platform=_platform(env.get("MAKEGOOD_PLATFORM") or "Makegood"),
             answer_seconds=_seconds(env.get("MAKEGOOD_ANSWER_SECONDS", "120")),
+            audit_anchor=Path(env["MAKEGOOD_AUDIT_ANCHOR"]).expanduser().resolve()
+            if env.get("MAKEGOOD_AUDIT_ANCHOR")
+            else None,
         )
 
     @property
@@ -89,6 +105,18 @@ class Settings:
         return self.home / "postgres"
 
 
+def own_limit(name: str, default: int) -> int:
+    """A bound of `limits`, or what this installation has raised it to (`MAKEGOOD_LIMIT_<name>`).
+
+    Raises:
+        UsageError: the variable is no positive whole number.
+    """
+    text = os.environ.get(f"MAKEGOOD_LIMIT_{name}") or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 18 and int(text)):
+        raise UsageError(f"MAKEGOOD_LIMIT_{name} is a positive whole number; not {text!r}")
+    return int(text)
+
+
 def armed_failpoint() -> str | None:
     """The fault that a test wants at a point of the money path (`MAKEGOOD_FAILPOINT`); see `failpoints.arm`."""
     return os.environ.get("MAKEGOOD_FAILPOINT") or None
@@ -102,6 +130,12 @@ def inherited_environment() -> dict[str, str]:
 def adopt_environment(variables: Mapping[str, str]) -> None:
     """Make `variables` part of this process's environment: for a program that plays the commands of several installations."""
     os.environ.update(variables)
+
+
+def _platform(text: str) -> str:
+    if not (text.isascii() and text.isalnum() and len(text) <= LONGEST_PLATFORM):
+        raise UsageError(f"MAKEGOOD_PLATFORM is letters and digits, {LONGEST_PLATFORM} at most; not {text!r}")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -80,7 +80,11 @@ class Month:
     def call(self, run_id: str, failpoint: str) -> subprocess.Popen:
         """A process of its own that releases a run, with a fault armed (`pipeline.failpoints.arm`)."""
         arguments = [str(self.settings.home), self.as_of.isoformat(), run_id]
-        environment = os.environ | {"MAKEGOOD_FAILPOINT": failpoint, "MAKEGOOD_HOME": str(self.settings.home)}
+        environment = os.environ | {
+            "MAKEGOOD_FAILPOINT": failpoint,
+            "MAKEGOOD_HOME": str(self.settings.home),
+            "MAKEGOOD_ANSWER_SECONDS": "10",
+        }
         return subprocess.Popen(
             [sys.executable, "-c", RELEASE, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE
         )

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 VERBS = {
     "extract", "verify", "release", "report", "assess", "plan", "approve", "cancel", "refund", "rebill", "reconcile", "notify",
-    "incident", "close", "lookup", "calibrate",
+    "incident", "close", "lookup", "calibrate", "audit",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -21,13 +21,28 @@ MAY_IMPORT = {
     "errors": {"core"},
     "ports": {"core", "schema", "errors"},
     "settings": {"core", "errors"},
-    "verb": {"core", "schema", "errors", "ports", "execution", "remedy", "judge", "charts"},
-    "judge": {"core", "schema", "errors", "ports", "expectations"},
+    "limits": {"settings"},
+    "bounded_file": {"errors", "limits"},
+    "plan_figures": set(),
+    "verb": {"core", "schema", "errors", "ports", "execution", "remedy", "judge", "charts", "plan_figures"},
+    "judge": {"core", "schema", "errors", "ports", "expectations", "bounded_file", "limits"},
     "failpoints": {"errors"},
     "execution": {"core", "schema", "errors", "ports", "failpoints"},
     "remedy": {"core", "errors", "ports", "execution", "failpoints"},
     "repair": {"core", "errors", "ports", "execution"},
-    "adapters": {"core", "schema", "errors", "ports", "settings", "adapters", "failpoints", "pipeline"},
+    "adapters": {
+        "core",
+        "schema",
+        "errors",
+        "ports",
+        "settings",
+        "adapters",
+        "failpoints",
+        "limits",
+        "bounded_file",
+        "plan_figures",
+        "pipeline",
+    },
     "generate": {"core", "schema", "errors", "ports", "generate"},
     "sandbox": {"sandbox"},
     "charts": {"core"},
@@ -40,6 +55,7 @@ MAY_IMPORT = {
 
 EVERYTHING = {
     "installation",
+    "oversight",
     "remediation",
     "sending",
     "declarations",
@@ -53,6 +69,7 @@ EVERYTHING = {
     "cli_generate",
     "cli_calibrate",
     "cli_scorecard",
+    "cli_audit",
     "scorecard",
     "cli_chaos",
     "chaos",

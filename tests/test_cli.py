@@ -119,7 +119,8 @@ def test_a_label_of_another_month_in_the_rows_is_seen_through_the_lakes_own_fold
 
 def test_sending_stops_until_it_is_resumed(cli):
     assert cli("stop", "--reason", "outage")[1]["sending"] == "stopped"
-    assert cli("resume")[1]["sending"] == "allowed"
+    assert cli("resume")[0] == 2, "resuming is a person's act"
+    assert cli("resume", login="operator")[1]["sending"] == "allowed"
 
 
 @pytest.mark.parametrize(

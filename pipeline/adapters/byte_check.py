@@ -7,20 +7,19 @@ columns and values. Memory holds one block, whatever the size of the file.
 import codecs
 import gzip
 import hashlib
+import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from pipeline import limits
+from pipeline.bounded_file import open_regular
 from pipeline.ports import Progress
 
 BLOCK_BYTES = 1024 * 1024
-
-MOST_EXPANSION = 250
-"""Times its size that a gzip file may grow to: charges shrink 5 to 50 times, a bomb some 1,000 times."""
-
-EXPANSION_FREE_BYTES = 64 * 1024 * 1024
-"""Text up to this size may expand from anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class _HashingReader:
 
 def check_binary(path: Path, progress: Progress) -> ByteCheck:
     """The SHA-256 of a file that is not text."""
-    with path.open("rb", buffering=0) as raw:
+    with open_regular(path) as raw:
         sha256 = _HashingReader(raw, path, progress).sha256_of_all()
     return ByteCheck(sha256, problem=None if path.stat().st_size else "is empty")
 
@@ -90,7 +89,7 @@ def check_text(path: Path, progress: Progress, *, compressed: bool) -> ByteCheck
     be read still gets its SHA-256, since "not what was sent" says more than what is wrong with it.
     """
     encoding, problem, last = "utf-8", None, b""
-    with path.open("rb", buffering=0) as raw:
+    with open_regular(path) as raw:
         reader = _HashingReader(raw, path, progress)
         text = gzip.GzipFile(fileobj=reader) if compressed else reader
         try:
@@ -105,9 +104,15 @@ def check_text(path: Path, progress: Progress, *, compressed: bool) -> ByteCheck
     return ByteCheck(sha256, encoding, problem, ends_with_newline=last in (b"\n", b"\r"))
 
 
-def open_text(path: Path, *, compressed: bool) -> BinaryIO:
+@contextmanager
+def open_text(path: Path, *, compressed: bool) -> Iterator[BinaryIO]:
     """The bytes of a text file, decompressed."""
-    return gzip.open(path, "rb") if compressed else path.open("rb")
+    with open_regular(path) as raw, io.BufferedReader(raw) as whole:
+        if not compressed:
+            yield whole
+            return
+        with gzip.GzipFile(fileobj=whole) as text:
+            yield text
 
 
 def _as_cp949(path: Path, compressed: bool, not_utf8: _BadByteError) -> tuple[str | None, str | None, bytes]:
@@ -125,7 +130,7 @@ def _as_cp949(path: Path, compressed: bool, not_utf8: _BadByteError) -> tuple[st
 def _decode(text: _Readable, encoding: str, path: Path) -> bytes:
     """Decode strictly to the end, keeping nothing but the last byte, which is returned."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    most = max(EXPANSION_FREE_BYTES, path.stat().st_size * MOST_EXPANSION)
+    most = min(limits.CONTENT_BYTES, max(limits.FREE_EXPANSION_BYTES, path.stat().st_size * limits.TEXT_EXPANSION))
     done, last, pending = 0, b"", b""
     while block := _next_block(text, done):
         if b"\0" in block:
@@ -136,7 +141,9 @@ def _decode(text: _Readable, encoding: str, path: Path) -> bytes:
             pending = decoder.getstate()[0]
         done, last = done + len(block), block[-1:]
         if done > most:
-            raise _NoTextError(f"expands to more than {MOST_EXPANSION} times its size, which charges do not")
+            raise _NoTextError(
+                f"expands to more than {most:,} bytes, {limits.TEXT_EXPANSION} times its size or more, which charges do not"
+            )
     if done == 0:
         raise _NoTextError("is empty")
     _decode_block(decoder, b"", done - len(pending), final=True)

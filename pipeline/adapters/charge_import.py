@@ -6,6 +6,7 @@ import is whole or not at all: a payment that the acquirer does not know refuses
 nothing could ever undo it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,17 +14,21 @@ from pathlib import Path
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 from psycopg import sql
 
+from pipeline import limits
 from pipeline.adapters import duck
+from pipeline.adapters.audit import append_audit
+from pipeline.adapters.bounded_parquet import BoundedParquet
 from pipeline.adapters.bulk import copy_in, fetch
-from pipeline.adapters.byte_check import ByteCheck, check_binary, check_text
+from pipeline.adapters.byte_check import ByteCheck, check_binary
+from pipeline.adapters.byte_check import check_text as check_text_file
+from pipeline.adapters.csv_source import text_columns
 from pipeline.adapters.ledger import OPERATION_COLUMNS, OUTCOME_COLUMNS, with_entry
+from pipeline.adapters.parquet_source import check_utf8
 from pipeline.adapters.postgres import Server, conninfo
-from pipeline.adapters.runs import append_audit
-from pipeline.adapters.strict_columns import DEFAULT_BILL_CYCLE, Place, whole_numbers
+from pipeline.adapters.strict_columns import DEFAULT_BILL_CYCLE, Place, check_text, refuse_line_breaks, whole_numbers
+from pipeline.bounded_file import require_regular
 from pipeline.core.ledger import posting_for
 from pipeline.errors import FatalError, GateClosed, UnreadableInput
 from pipeline.ports import no_progress
@@ -92,13 +97,19 @@ def read_import(path: Path) -> ImportFile:
     Raises:
         UnreadableInput: names file, row, column and reason; nothing was imported.
     """
-    if not path.is_file():
-        raise UnreadableInput(f"{path.name}: there is no such file")
-    check, table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        raise UnreadableInput(f"{path.name}: there is no such file") from None
+    check, table = (_parquet if path.suffix.lower() == ".parquet" else _csv)(path)
     if not table.num_rows:
         raise UnreadableInput(f"{path.name}: holds no charge")
     place = Place(path.name, 0)
-    columns = {name: _typed(table[name].combine_chunks(), name, place) for name in _KINDS if name in table.column_names}
+    given = [name for name in _KINDS if name in table.column_names]
+    try:
+        columns = {name: _typed(table[name].combine_chunks(), name, place) for name in given}
+    except pa.ArrowException as error:
+        raise UnreadableInput(f"{path.name}: its columns cannot be read ({type(error).__name__})") from None
     columns.setdefault("bill_cycle", pa.repeat(pa.scalar(DEFAULT_BILL_CYCLE, pa.int64()), table.num_rows))
     for name, values in columns.items():
         _refuse(pc.is_null(values), name, "is empty", place)
@@ -221,8 +232,6 @@ def _confirm(file: ImportFile, states: pa.Table) -> None:
 
 
 def _check_values(columns: dict[str, pa.Array], place: Place) -> None:
-    token = pc.replace_substring_regex(columns["instrument_token"], "[ -]", "")
-    _refuse(pc.match_substring_regex(token, "^[0-9]{13,19}$"), "instrument_token", "looks like a card number", place)
     _refuse(pc.less_equal(columns["amount_minor"], 0), "amount_minor", "is not positive", place)
     _refuse(pc.less(columns["bill_cycle"], 1), "bill_cycle", "is not positive", place)
     methods = pc.is_in(columns["payment_method"], pa.array(PAYMENT_METHODS))
@@ -256,28 +265,36 @@ def _typed(values: pa.Array, name: str, place: Place) -> pa.Array:
         return _instants(values, place)
     if _KINDS[name] == "integer":
         return whole_numbers(values, name, place) if pa.types.is_string(values.type) else values.cast(pa.int64())
-    return values.cast(pa.string())
+    values = values.cast(pa.string())
+    check_utf8(values, name, place)
+    check_text(values, name, place)
+    refuse_line_breaks(values, name, place)
+    return values
 
 
 def _instants(values: pa.Array, place: Place) -> pa.Array:
     wanted = pa.timestamp("us", "UTC")
-    if pa.types.is_timestamp(values.type) and values.type.tz is not None:
-        return values.cast(wanted)
+    is_instant = pa.types.is_timestamp(values.type)
     try:
-        return values.cast(pa.string()).cast(wanted)
+        return (values if is_instant else values.cast(pa.string())).cast(wanted)
     except pa.ArrowInvalid:
         pass
-    for index, text in enumerate(values.cast(pa.string()).to_pylist()):
+    for index, instant in enumerate(values if is_instant else values.cast(pa.string())):
         try:
-            pa.array([text]).cast(wanted)
+            instant.cast(wanted)
         except pa.ArrowInvalid:
-            raise place.error(
-                index, "approved_at", "is no instant with its offset, such as 2023-09-11T03:00:00+09:00"
-            ) from None
+            reason = (
+                "is no instant in microseconds"
+                if is_instant
+                else "is no instant with its offset, such as 2023-09-11T03:00:00+09:00"
+            )
+            raise place.error(index, "approved_at", reason) from None
     raise place.error(0, "approved_at", "cannot be read")
 
 
 def _check_names(file: str, names: list[str]) -> None:
+    if len(names) > limits.COLUMNS:
+        raise UnreadableInput(f"{file}: has {len(names):,} columns, which no file of charges has")
     required = [column.name for column in IMPORT_COLUMNS if column.required and column.name not in names]
     if required:
         raise UnreadableInput(f"{file}: column {', '.join(required)} is missing")
@@ -290,40 +307,38 @@ def _check_names(file: str, names: list[str]) -> None:
 
 
 def _csv(path: Path) -> tuple[ByteCheck, pa.Table]:
-    compressed = path.suffix == ".gz"
-    check = check_text(path, no_progress, compressed=compressed)
+    compressed = path.suffix.lower() == ".gz"
+    check = check_text_file(path, no_progress, compressed=compressed)
     if check.problem:
         raise UnreadableInput(f"{path.name} {check.problem}")
-    options = pa_csv.ConvertOptions(
-        column_types=dict.fromkeys(_KINDS, pa.string()),
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=True,
-    )
-    try:
-        with pa.OSFile(str(path)) as raw:
-            stream = pa.CompressedInputStream(raw, "gzip") if compressed else raw
-            table = pa_csv.read_csv(stream, pa_csv.ReadOptions(encoding=check.encoding), convert_options=options)
-    except pa.ArrowInvalid:
-        raise UnreadableInput(f"{path.name}: a line does not have as many fields as the header") from None
-    _check_names(path.name, table.column_names)
-    return check, table
+    if not check.ends_with_newline:
+        raise UnreadableInput(
+            f"{path.name}: the last row does not end in a line break, so it may be truncated; have the file sent again"
+        )
+    return check, _whole(path, text_columns(path, check, _check_names, no_progress, compressed=compressed))
 
 
 def _parquet(path: Path) -> tuple[ByteCheck, pa.Table]:
     check = check_binary(path, no_progress)
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError):
-        raise UnreadableInput(f"{path.name}: is no Parquet file, or a truncated or damaged one") from None
-    _check_names(path.name, table.column_names)
-    for name, kind in _KINDS.items():
-        if name in table.column_names and not _faithful(table.schema.field(name).type, name, kind):
-            raise UnreadableInput(
-                f"{path.name}: column {name} has type {table.schema.field(name).type}; {kind} is wanted"
-            )
-    return check, table
+    with BoundedParquet(path) as file:
+        _check_names(path.name, file.schema.names)
+        for name, kind in _KINDS.items():
+            if name in file.schema.names and not _faithful(file.schema.field(name).type, name, kind):
+                raise UnreadableInput(
+                    f"{path.name}: column {name} has type {file.schema.field(name).type}; {kind} is wanted"
+                )
+        return check, _whole(path, file.batches())
+
+
+def _whole(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """All batches; they are held in memory, so there is a bound."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size > limits.IMPORT_BYTES:
+            raise UnreadableInput(f"{path.name}: holds more than {limits.IMPORT_BYTES:,} bytes; split it by issuer")
+    return pa.Table.from_batches(held) if held else pa.table({})
 
 
 def _faithful(found: pa.DataType, name: str, kind: str) -> bool:

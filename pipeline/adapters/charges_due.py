@@ -6,6 +6,7 @@ from importlib import resources
 import pyarrow as pa
 
 from pipeline.adapters import duck
+from pipeline.adapters.card_numbers import define_card_number
 from pipeline.adapters.ledger import OPERATION_COLUMNS
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.ports import Due, LandedRun
@@ -20,6 +21,7 @@ def find_due(run: LandedRun, charged: pa.Table, *, first_wave: int = 0, held_iss
         held_issuers: issuers whose charges of the period an open incident is putting right.
     """
     with duck.connect() as connection:
+        define_card_number(connection)
         connection.read_parquet(str(run.path), hive_partitioning=False).create_view("landed")
         connection.register("charged", charged)
         connection.execute(_query("charges_due.sql"), {"held_issuers": sorted(held_issuers)})

@@ -1,7 +1,8 @@
 """What closing an incident looks at and leaves behind, in PostgreSQL.
 
-Belongs here: what of an incident is unfinished, its balances, what people have named as open, write-offs, the closing itself and
-the regression case. Does not: the proof (`pipeline.proof`, which reads none of this), or whether closing is allowed (`close`).
+Belongs here: what of an incident is unfinished, its balances, what people have named as open, write-offs, what was proven, the
+closing itself and the regression case. Does not: proving (`pipeline.proof`, which reads none of this), or whether closing is
+allowed (`close`).
 """
 
 import json
@@ -13,10 +14,10 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from pipeline.adapters.audit import append_audit
 from pipeline.adapters.bulk import expect_millions, fetch
 from pipeline.adapters.incidents import Incident
-from pipeline.adapters.postgres import Server, conninfo
-from pipeline.adapters.runs import append_audit
+from pipeline.adapters.postgres import Server, conninfo, insert_row
 from pipeline.errors import GateClosed, UsageError
 
 NAMED_SCHEMA = pa.schema(
@@ -114,29 +115,41 @@ class Closings:
                     {"incident": incident.incident_id, "day": effective_on},
                 )
 
+    def record_proof(self, incident: Incident, proof: dict[str, Any]) -> int:
+        """Keep what was proven of an incident, as the pipeline: no person can write a proof; returns its number."""
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "INSERT INTO incident_proof (incident_id, proof) VALUES (%s, %s) RETURNING proof_id",
+                (incident.incident_id, json.dumps(proof, ensure_ascii=False, default=str)),
+            ).fetchone()
+            return row[0]
+
     def close(
         self, incident: Incident, proof: dict[str, Any], *, login: str | None, password: str | None, user: str | None = None
     ) -> None:  # fmt: skip
         """Record the closing by whoever `login` authenticates (the service without one); from now on history is the corrected run.
 
+        The database refuses what the proof or its own books do not allow.
+
         Args:
             user: whom Airflow authenticated, where it passes that person's word on.
 
         Raises:
-            GateClosed: it is closed already.
+            GateClosed: it is closed already, or something of it is open, unsettled or unproven after all.
             UsageError: the login may not close incidents.
         """
+        said = {"incident_id": incident.incident_id, "proof_id": self.record_proof(incident, proof)}
         with self._server.connect("makegood_airflow" if user else login, None if user else password) as connection:
             try:
-                connection.execute(
-                    "INSERT INTO incident_closing (incident_id, proof, person) VALUES (%s, %s, coalesce(%s, session_user))",
-                    (incident.incident_id, json.dumps(proof, ensure_ascii=False, default=str), user),
-                )
-            except psycopg.errors.UniqueViolation:
-                raise GateClosed(f"{incident.incident_id} is closed already; its proof stands") from None
+                if not insert_row(connection, "incident_closing", said, passed_on={"person": user}):
+                    raise GateClosed(f"{incident.incident_id} is closed already; its proof stands")
+            except psycopg.errors.CheckViolation as error:
+                raise GateClosed(f"{incident.incident_id} cannot close: {error.diag.message_primary}") from None
             except psycopg.errors.InsufficientPrivilege as error:
                 raise UsageError(f"{login} may not close an incident: {error.diag.message_primary}") from None
-            detail = {"residual_minor": proof["residual_minor"]} | ({"user": user} if user else {})
+            detail = {"residual_minor": proof["residual_minor"], "proof": said["proof_id"]} | (
+                {"user": user} if user else {}
+            )
             append_audit(connection, "close_incident", incident.incident_id, detail)
 
     def keep_case(self, incident_id: str, wrong_run: str, history: list[dict[str, str]]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from pipeline.adapters.audit import append_audit
 from pipeline.adapters.postgres import Server
-from pipeline.adapters.runs import append_audit
 from pipeline.core.declared import DeclaredChange
 from pipeline.errors import GateClosed, UsageError
 

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.incidents import Incident
-from pipeline.adapters.postgres import Server, conninfo
+from pipeline.adapters.postgres import Server, conninfo, take_mutex
 from pipeline.core.ledger import posting_without_operation
 
 SETTLED_OTHERWISE = ("expired", "already_returned", "shrunk", "charge_was_declined")
@@ -22,6 +22,9 @@ DEVIATION_SCHEMA = pa.schema(
     [("original_id", pa.string()), ("kind", pa.string()), ("amount_minor", pa.int64()), ("detail", pa.string())]
 )
 """What a deviation is told as. Of a kind in `SETTLED_OTHERWISE`, the amount is all that went without us so far."""
+
+LOCK_WAIT = "60s"
+"""How long keeping deviations waits for somebody who keeps some: each takes a second or two, also of a million charges."""
 
 VOIDED = "voided"
 """Detail of an approval that somebody else voided: it is in no settlement file, like one that expired."""
@@ -103,7 +106,7 @@ def keep_deviations(connection: Any, incident_id: str, day: date) -> int:
     Returns the number of new rows.
     """
     owing, plain = (posting_without_operation("expired", after_decline=flag) for flag in (True, False))
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.deviation'))")
+    take_mutex(connection, "deviation", wait=LOCK_WAIT, busy="deviations are being kept already; try again")
     return connection.execute(
         "WITH fresh AS ("
         "  INSERT INTO makegood.deviation (incident_id, original_id, kind, nth, amount_minor, detail)"

@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 
 from pipeline.adapters import duck
+from pipeline.adapters.card_numbers import define_card_number
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.signals import OF_ATTRIBUTES, SIGNALS, TOLD_BY_MANY_MONTHS
@@ -187,6 +188,7 @@ class Measurement:
 
     def _lay_out(self, parameters: Mapping[str, Any]) -> None:
         self._connection.execute(_sql("macros"))
+        define_card_number(self._connection)
         self._view("charges", self._run.path)
         period = BillingPeriod.parse(self._run.billing_period)
         months = [

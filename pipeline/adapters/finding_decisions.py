@@ -9,8 +9,8 @@ from datetime import datetime
 import psycopg
 from psycopg.rows import class_row
 
+from pipeline.adapters.audit import append_audit
 from pipeline.adapters.postgres import Server
-from pipeline.adapters.runs import append_audit
 from pipeline.errors import UsageError
 
 KINDS = ("accept", "reject")

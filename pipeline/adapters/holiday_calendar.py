@@ -3,12 +3,14 @@
 Belongs here: where holidays come from. Does not: counting with them (`core.window`).
 """
 
-import json
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from pipeline.errors import UsageError
+from pipeline import limits
+from pipeline.adapters.strict_columns import shown
+from pipeline.bounded_file import read_json
+from pipeline.errors import UnreadableInput, UsageError
 
 FILE_NAME = "holidays.json"
 """`{"country": "KR", "add": ["2023-10-02"], "remove": []}` in the home directory; every entry optional."""
@@ -37,17 +39,21 @@ def holidays_around(day: date, *, timezone: ZoneInfo, home: Path) -> frozenset[d
         public = holidays.country_holidays(country, years=range(day.year - 1, day.year + 2))
         added, removed = (frozenset(map(date.fromisoformat, own.get(name, ()))) for name in ("add", "remove"))
     except (NotImplementedError, ValueError, TypeError) as error:
-        raise UsageError(f"{home / FILE_NAME}: {error}") from None
+        raise UsageError(f"{home / FILE_NAME}: {shown(str(error))}") from None
     return (frozenset(public) | added) - removed
 
 
 def _own(path: Path) -> dict:
     try:
-        own = json.loads(path.read_text(encoding="utf-8"))
+        own = read_json(path, at_most=limits.JSON_BYTES)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UsageError(f"{path}: is no JSON ({error})") from None
+    except UnreadableInput as error:
+        raise UsageError(f"{path.parent}: {error}") from None
     if not isinstance(own, dict) or set(own) - {"country", "add", "remove"}:
         raise UsageError(f"{path}: may hold country, add and remove, nothing else")
+    if not isinstance(own.get("country", ""), str) or not all(
+        isinstance(own.get(name, []), list) for name in ("add", "remove")
+    ):
+        raise UsageError(f"{path}: country is a text, add and remove are lists of days")
     return own

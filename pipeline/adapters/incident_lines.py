@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.adapters import duck
+from pipeline.adapters.card_numbers import define_card_number
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.schema import PLAN_SCHEMA
 
@@ -107,6 +108,7 @@ def lay_out(
         corrected: the corrected run's Parquet file.
     """
     with duck.connect(preserve_insertion_order=False) as connection:
+        define_card_number(connection)
         connection.read_parquet(str(corrected), hive_partitioning=False).create_view("landed")
         connection.register("wrong", wrong)
         connection.register("elsewhere", elsewhere)

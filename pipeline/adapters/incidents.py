@@ -1,14 +1,16 @@
 """The register of incidents in PostgreSQL: what went wrong, what corrects it, the plans made, who agreed to which.
 
 Belongs here: incidents, corrections, plans, approvals, rejections, and the proof that a plan may be executed now. Does not:
-what a plan says (`plan`), its file (`plan_file`), or the operations that carry it out (`ledger`). Rows are inserted, never
-changed: the newest correction and the newest plan of an incident are the ones in force.
+what a plan says (`plan`), what its lines come to (`plan_figures`), its file (`plan_file`), or the operations that carry it out
+(`ledger`). Rows are inserted, never changed: the newest correction and the newest plan of an incident are the ones in force. A
+plan's row is a person's word, and anybody who may plan can write one: what it says is held against the lines of the plan's file
+before anybody is asked to approve it, and before anything is done by it.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from hashlib import md5
 from pathlib import Path
@@ -16,21 +18,33 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 from psycopg.rows import dict_row
 
-from pipeline.adapters.bulk import copy_in
-from pipeline.adapters.plan_file import read_plan
-from pipeline.adapters.postgres import Server
-from pipeline.adapters.runs import append_audit
+from pipeline.adapters.audit import append_audit
+from pipeline.adapters.bulk import copy_in, fetch
+from pipeline.adapters.plan_file import PlanFile, read_plan
+from pipeline.adapters.postgres import Server, conninfo, insert_row, take_mutex
 from pipeline.core.window import Window, Windows
 from pipeline.errors import FatalError, GateClosed, UsageError
+from pipeline.plan_figures import EXCEPTION_KEY, SUMMARY_COLUMNS, exceptions_in, summary_of, totals_of, unsound
 
 APPROVER_ROLE = "makegood_approver"
 
-EXCEPTION_COLUMNS = [
-    "plan_digest", "customer_id", "billing_period", "bill_cycle", "occurrence", "reversal", "rebill", "reason",
-    "wrong_minor", "correct_minor",
-]  # fmt: skip
+LOCK_WAIT = "60s"
+"""How long opening an incident waits for another being opened: both take a moment."""
+
+EXCEPTION_COLUMNS = ["plan_digest", *EXCEPTION_KEY, "reversal", "rebill", "reason", "wrong_minor", "correct_minor"]
+
+_EXCEPTION_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("customer_id", "billing_period")]
+    + [(name, pa.int64()) for name in ("bill_cycle", "occurrence")]
+    + [(name, pa.string()) for name in ("reversal", "rebill", "reason")]
+    + [(name, pa.int64()) for name in ("wrong_minor", "correct_minor")]
+)
+
+DIFFERENCES_NAMED = 3
+"""Of a plan's row and its lines, in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +188,9 @@ class IncidentRegister:
         chosen = sorted(set(issuers)) if issuers is not None else None
         incident_id = incident_id_of(billing_period, charge_scope, chosen)
         with self._as_person(login, password) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.incident'))")
+            take_mutex(
+                connection, "incident", wait=LOCK_WAIT, busy="somebody is opening an incident just now; try again"
+            )
             _require_free(connection, incident_id, charge_scope, chosen)
             try:
                 opened = connection.execute(
@@ -280,6 +296,49 @@ class IncidentRegister:
         """All plans of an incident, newest first."""
         return self._plans("WHERE p.incident_id = %s ORDER BY p.plan_number DESC", (incident_id,))
 
+    def prove(self, record: PlanRecord, columns: Sequence[str] | None = None) -> PlanFile:
+        """Hold what a plan's row says - what it is about, count, total, every figure - against the lines of its file; returns these.
+
+        Args:
+            columns: what is needed of its lines, proven; None for everything, and then the exceptions stored are looked at too.
+
+        Raises:
+            GateClosed: they differ, or the file does not have the digest; says in what, and that a plan has to be made anew.
+            FatalError: the file is gone or unreadable.
+        """
+        needed = None if columns is None else sorted({*columns, *SUMMARY_COLUMNS})
+        plan = read_plan(self._home / record.file, record.plan_digest, needed)
+        if why := unsound(plan.lines):
+            raise _false(record, [why])
+        summary = json.loads(json.dumps(summary_of(plan.header, plan.lines, plan.lines_sha256)))
+        count, total = totals_of(summary)
+        about = ("incident_id", "corrected_run", "reversal", "rebill")
+        said = {
+            "incident_id": record.incident_id, "corrected_run": record.corrected_run, "reversal": str(record.windows.reversal),
+            "rebill": str(record.windows.rebill), "operation_count": record.operation_count, "total_minor": record.total_minor,
+        } | {f"summary {name}": _part(record.summary, name) for name in summary}  # fmt: skip
+        found = {name: plan.header.get(name) for name in about} | {"operation_count": count, "total_minor": total}
+        found |= {f"summary {name}": value for name, value in summary.items()}
+        if columns is None:
+            said["exceptions"], found["exceptions"] = self._exceptions(record), exceptions_in(plan.lines)
+        if differences := _differences(said, found):
+            raise _false(record, differences)
+        return plan if columns is None else replace(plan, lines=plan.lines.select(columns))
+
+    def why_false(self, record: PlanRecord) -> str | None:
+        """What is wrong with a plan as it is stored, for a page that shows it; None if its row says what its lines come to."""
+        try:
+            self.prove(record)
+        except (GateClosed, FatalError) as error:
+            return str(error)
+        return None
+
+    def _exceptions(self, record: PlanRecord) -> pa.Table:
+        query = sql.SQL("SELECT {} FROM plan_exception WHERE plan_digest = {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, EXCEPTION_COLUMNS[1:])), sql.Literal(record.plan_digest)
+        )
+        return fetch(conninfo(self._server.pipeline_url), query, _EXCEPTION_SCHEMA)
+
     def newest_plan(self, incident_id: str) -> PlanRecord | None:
         """The plan in force: the newest, unless the incident has been given another corrected run since."""
         plans = self.plans(incident_id)
@@ -302,7 +361,8 @@ class IncidentRegister:
 
         Raises:
             UsageError: no login, a wrong password, or a login that may not approve.
-            GateClosed: it is the requester's own plan, was approved, rejected or superseded, or would expire at once.
+            GateClosed: it is the requester's own plan, was approved, rejected or superseded, would expire at once, or says something
+                else than its lines come to.
         """
         if login is None:
             raise UsageError(
@@ -345,12 +405,8 @@ class IncidentRegister:
             raise UsageError("a rejection needs its reason: --reason TEXT")
         record = self.plan(plan_digest)
         with self._as_person(login, password) as connection:
-            done = connection.execute(
-                "INSERT INTO plan_rejection (plan_digest, reason, person, channel)"
-                " VALUES (%s, %s, coalesce(%s, session_user), %s) ON CONFLICT DO NOTHING",
-                (record.plan_digest, reason, person, "airflow" if person else "database"),
-            )
-            if done.rowcount:
+            said = {"plan_digest": record.plan_digest, "reason": reason}
+            if insert_row(connection, "plan_rejection", said, passed_on={"person": person}):
                 detail = {"plan": record.plan_digest, "reason": reason} | ({"user": person} if person else {})
                 append_audit(connection, "reject_plan", record.incident_id, detail)
         return self.plan(record.plan_digest)
@@ -365,6 +421,7 @@ class IncidentRegister:
             raise GateClosed(
                 f"the windows of plan {plan.plan_digest[:12]} are over; plan anew with dates that lie ahead"
             )
+        self.prove(record)
 
     def _require_in_force(self, incident_id: str, plan_digest: str | None = None) -> PlanRecord:
         incident = self.find(incident_id)
@@ -400,8 +457,8 @@ class IncidentRegister:
 
         Raises:
             UsageError: no such incident.
-            GateClosed: no plan, no approval, an expired one, a plan superseded, rejected, changed on disk, or whose approver has
-                lost the right to approve; the message says what to do.
+            GateClosed: no plan, no approval, an expired one, a plan superseded, rejected, changed on disk, that says something else
+                than its lines come to, or whose approver has lost the right to approve; the message says what to do.
             FatalError: the file is gone or unreadable.
         """
         record = self._require_in_force(incident_id)
@@ -427,23 +484,11 @@ class IncidentRegister:
         return self._approved(record, columns)
 
     def _approved(self, record: PlanRecord, columns: Sequence[str] | None) -> ApprovedPlan:
-        path = self._home / record.file
-        plan = read_plan(path, record.plan_digest, columns)
-        said = (
-            plan.header["incident_id"],
-            plan.header["corrected_run"],
-            plan.header["reversal"],
-            plan.header["rebill"],
-        )
-        agreed = (record.incident_id, record.corrected_run, str(record.windows.reversal), str(record.windows.rebill))
-        if said != agreed:
-            raise GateClosed(
-                f"the file of plan {record.plan_digest[:12]} is about {said}, agreed was {agreed}; plan anew"
-            )
+        plan = self.prove(record, columns)
         return ApprovedPlan(
             incident=self.find(record.incident_id),
             plan_digest=record.plan_digest,
-            file=path,
+            file=self._home / record.file,
             header=plan.header,
             lines=plan.lines,
             windows=record.windows,
@@ -493,6 +538,42 @@ def _plan_record(row: dict[str, Any]) -> PlanRecord:
     return PlanRecord(**row, windows=Windows(Window(*days[:2]), Window(*days[2:])))
 
 
+def _part(summary: Any, name: str) -> Any:
+    """One part of a stored summary, which may hold anything."""
+    return summary.get(name) if isinstance(summary, dict) else None
+
+
+def _differences(said: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """In what a plan's row and its lines differ, in words."""
+    differences = []
+    for name, value in found.items():
+        if isinstance(value, pa.Table):
+            stored, value = _in_order(said[name]), _in_order(value)
+            if not stored.equals(value):
+                differences.append(
+                    f"{name}: {stored.num_rows:,} stored, {value.num_rows:,} in its lines, or other ones"
+                )
+        elif said[name] != value:
+            figures = isinstance(value, dict | list)
+            differences.append(f"{name} differs" if figures else f"{name}: {said[name]} stored, {value} in its lines")
+    return differences
+
+
+def _false(record: PlanRecord, differences: Sequence[str]) -> GateClosed:
+    """What to do about a plan whose row does not say what its lines come to, with the first few differences."""
+    named, more = "; ".join(differences[:DIFFERENCES_NAMED]), len(differences) - DIFFERENCES_NAMED
+    return GateClosed(
+        f"plan {record.plan_digest[:12]} of {record.requested_by} is not what its lines come to ({named}"
+        f"{f' and {more} more' if more > 0 else ''}). Nothing is approved or executed;"
+        f" `makegood incident plan {record.incident_id} --store` makes a new one"
+    )
+
+
+def _in_order(exceptions: pa.Table) -> pa.Table:
+    key = [(name, "ascending") for name in EXCEPTION_KEY]
+    return exceptions.select(_EXCEPTION_SCHEMA.names).cast(_EXCEPTION_SCHEMA).sort_by(key)
+
+
 def _require_free(
     connection: psycopg.Connection, incident_id: str, charge_scope: str, issuers: list[str] | None
 ) -> None:
@@ -514,14 +595,13 @@ def _insert_plan(
     connection: psycopg.Connection, incident: Incident, plan_digest: str, file: str, windows: Windows, operation_count: int,
     total_minor: int, summary: dict[str, Any], exceptions: pa.Table, successor_of: str | None, *, requested_by: str | None,
 ) -> None:  # fmt: skip
-    stored = connection.execute(
-        "INSERT INTO plan (plan_digest, incident_id, corrected_run, successor_of, file, reversal_first, reversal_last,"
-        " rebill_first, rebill_last, operation_count, total_minor, summary, requested_by)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, session_user)) ON CONFLICT (plan_digest) DO NOTHING",
-        (plan_digest, incident.incident_id, incident.corrected_run, successor_of, file, windows.reversal.first, windows.reversal.last,
-         windows.rebill.first, windows.rebill.last, operation_count, total_minor, json.dumps(summary), requested_by),
-    )  # fmt: skip
-    if not stored.rowcount:
+    row = {
+        "plan_digest": plan_digest, "incident_id": incident.incident_id, "corrected_run": incident.corrected_run,
+        "successor_of": successor_of, "file": file, "reversal_first": windows.reversal.first, "reversal_last": windows.reversal.last,
+        "rebill_first": windows.rebill.first, "rebill_last": windows.rebill.last, "operation_count": operation_count,
+        "total_minor": total_minor, "summary": json.dumps(summary),
+    }  # fmt: skip
+    if not insert_row(connection, "plan", row, passed_on={"requested_by": requested_by}):
         return
     named = exceptions.append_column("plan_digest", pa.repeat(plan_digest, exceptions.num_rows))
     copy_in(connection, "plan_exception", named.to_batches(), EXCEPTION_COLUMNS)
@@ -534,13 +614,10 @@ def _insert_approval(
 ) -> None:
     short = plan.plan_digest[:12]
     try:
-        connection.execute(
-            "INSERT INTO approval (plan_digest, operation_count, total_minor, requested_by, expires_at, approver)"
-            " VALUES (%s, %s, %s, %s, %s, coalesce(%s, session_user))",
-            (plan.plan_digest, plan.operation_count, plan.total_minor, plan.requested_by, expires_at, approver),
-        )
-    except psycopg.errors.UniqueViolation:
-        raise GateClosed(f"plan {short} has been approved already; an approval is used once") from None
+        agreed = {"plan_digest": plan.plan_digest, "operation_count": plan.operation_count, "total_minor": plan.total_minor,
+                  "requested_by": plan.requested_by, "expires_at": expires_at}  # fmt: skip
+        if not insert_row(connection, "approval", agreed, passed_on={"approver": approver}):
+            raise GateClosed(f"plan {short} has been approved already; an approval is used once")
     except psycopg.errors.ForeignKeyViolation:
         raise GateClosed(
             f"plan {short} is not what was shown (count, total or requester differ); look at it again"

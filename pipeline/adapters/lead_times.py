@@ -12,14 +12,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pipeline import limits
+from pipeline.adapters.strict_columns import shown
+from pipeline.bounded_file import read_json
 from pipeline.core.window import ONE_DAY, add_business_days
-from pipeline.errors import UsageError
+from pipeline.errors import UnreadableInput, UsageError
 from pipeline.schema import PAYMENT_METHODS
 
 FILE_NAME = "lead_times.json"
 
 WHOLE_DAY = 24
 """The `cutoff_hour` of an issuer that takes what arrives on a day as of that day."""
+
+LONGEST_DAYS = 366
+"""Nothing here takes a year; more is a slip of the keyboard."""
+
+_DEPTHS = {"payment_methods": 2, "issuers": 3, "rails": 2}
+"""Sections, and how many names it takes to reach a value."""
 
 _FIELDS = {"withdrawn_at": str, "void_days": int, "refund_days": int, "business_days": bool, "cutoff_hour": int}
 
@@ -76,36 +85,47 @@ class LeadTimes:
         entry = {**entry, **self._issuers.get(issuer, {}).get(payment_method, {})}
         for field, kind in _FIELDS.items():
             value = entry.get(field)
-            in_range = value in ("approval", "statement") if kind is str else type(value) is kind and value >= 0
+            in_range = (
+                value in ("approval", "statement")
+                if kind is str
+                else type(value) is kind and 0 <= value <= LONGEST_DAYS
+            )
             if not in_range:
-                raise UsageError(f"{FILE_NAME}: {issuer or 'payment_methods'}, {payment_method}: {field} is {value!r}")
+                where = f"{shown(issuer) if issuer else 'payment_methods'}, {payment_method}"
+                raise UsageError(f"{FILE_NAME}: {where}: {field} is {shown(str(value))}")
         return LeadTime(**{field: entry[field] for field in _FIELDS})
 
     def answer_days(self, rail: str) -> int:
         """Days after which a rail says what became of an operation; 0 when it answers at once."""
-        try:
-            return int(self._rails[rail]["answer_days"])
-        except (KeyError, TypeError, ValueError):
-            raise UsageError(
-                f"{FILE_NAME}: rails has no answer_days for {rail!r}; add it in the home directory"
-            ) from None
+        days = self._rails.get(rail, {}).get("answer_days")
+        if type(days) is not int or not 0 <= days <= LONGEST_DAYS:
+            raise UsageError(f"{FILE_NAME}: rails has no answer_days for {rail!r}; add it in the home directory")
+        return days
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, at_most=limits.JSON_BYTES)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UsageError(f"{path}: is no JSON ({error})") from None
+    except UnreadableInput as error:
+        raise UsageError(f"{path.parent}: {error}") from None
     if not isinstance(content, dict) or unknown_sections(content):
         raise UsageError(
             f"{path}: has sections payment_methods, issuers and rails; not {', '.join(unknown_sections(content))}"
         )
+    for name, depth in _DEPTHS.items():
+        if not _is_table(content.get(name, {}), depth):
+            raise UsageError(f"{path}: {name} must be an object of objects, as in the file that comes with Makegood")
     return content
+
+
+def _is_table(content: Any, depth: int) -> bool:
+    """Whether `content` is objects within objects, `depth` of them."""
+    return isinstance(content, dict) and (depth == 1 or all(_is_table(inner, depth - 1) for inner in content.values()))
 
 
 def unknown_sections(content: Any) -> list[str]:
     """Names that such a file does not have."""
     known = ("about", "payment_methods", "issuers", "rails")
-    return sorted(set(content) - set(known)) if isinstance(content, dict) else [type(content).__name__]
+    return sorted(map(shown, set(content) - set(known))) if isinstance(content, dict) else [type(content).__name__]

@@ -58,6 +58,8 @@ BUSINESS_TIMEZONE = ZoneInfo("Asia/Seoul")
 LOCK_WAIT = "10min"
 """How long a second sender waits for the first: longer than the slowest wave, shorter than a night."""
 
+BUSY = "another release or remediation is at work; try again when it has finished"
+
 TURN_WAIT = "30s"
 """How long whoever has the lock waits for what a sender before it has not finished in the database: a hand-over takes milliseconds."""
 
@@ -186,7 +188,7 @@ class PostgresLedger:
             RetriableError: another sender did not finish within `LOCK_WAIT`.
             SendingStopped: this database is behind what went out - restored from a backup, or promoted late; sending is stopped.
         """
-        with self._alone("sending") as lock:
+        with self._server.alone("sending", wait=LOCK_WAIT, busy=BUSY) as lock:
             failpoint("lock.taken")
             with self._server.connect() as connection:
                 connection.execute(f"SET LOCAL lock_timeout = '{TURN_WAIT}'")
@@ -211,24 +213,8 @@ class PostgresLedger:
         Raises:
             RetriableError: somebody else is, for longer than `LOCK_WAIT`.
         """
-        with self._alone(f"period {billing_period}"):
+        with self._server.alone(f"period {billing_period}", wait=LOCK_WAIT, busy=BUSY):
             yield
-
-    @contextlib.contextmanager
-    def _alone(self, name: str) -> Iterator[psycopg.Connection]:
-        """Hold a lock that no reader can take. It goes with its connection, also when this process dies."""
-        connection = self._server.connect_alone()
-        try:
-            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
-            try:
-                connection.execute("SELECT take_mutex(%s)", (name,))
-            except psycopg.errors.LockNotAvailable:
-                raise RetriableError(
-                    "another release or remediation is at work; try again when it has finished"
-                ) from None
-            yield connection
-        finally:
-            connection.close()
 
     # -- intents ------------------------------------------------------------------------------------------------
 
@@ -514,6 +500,13 @@ class PostgresLedger:
         return [
             {"account": account, "currency": currency, "balance_minor": figure} for account, currency, figure in rows
         ]
+
+    def open_breaks(self) -> dict[str, int]:
+        """Breaks of settlement that nothing has resolved, counted by kind."""
+        with self._server.connect() as connection:
+            return dict(
+                connection.execute("SELECT kind, count(*) FROM open_break GROUP BY kind ORDER BY kind").fetchall()
+            )
 
     def damaged_answers(self) -> list[dict]:
         """Answers that could not be trusted, newest first: scope, wave, detail, at. What they were about was asked about by key."""

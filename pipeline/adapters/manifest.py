@@ -4,18 +4,16 @@ Belongs here: reading the manifest and refusing one that makes no sense. Does no
 files, which happens where they are read (`sources`).
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import limits
 from pipeline.adapters.strict_columns import shown
+from pipeline.bounded_file import read_json
 from pipeline.errors import UnreadableInput
 
 MANIFEST_NAME = "manifest.json"
-
-LARGEST_MANIFEST_BYTES = 16 * 1024 * 1024
-"""Some 80,000 files; anything larger is not a manifest."""
 
 _FIELDS = {"name": (str, "a text"), "sha256": (str, "a text"), "row_count": (int, "a whole number"),
            "control_total_minor": (int, "a whole number")}  # fmt: skip
@@ -44,16 +42,10 @@ def read_manifest(folder: Path) -> dict[str, PromisedFile] | None:
     Raises:
         UnreadableInput: it is no manifest; the message names the entry and the field.
     """
-    path = folder / MANIFEST_NAME
     try:
-        size = path.stat().st_size
-        if size > LARGEST_MANIFEST_BYTES:
-            raise _refusal(f"is {size:,} bytes long, which no manifest is")
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_object_without_duplicates)
+        content = read_json(folder / MANIFEST_NAME, at_most=limits.MANIFEST_BYTES)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
-        raise _refusal(f"is not valid JSON in UTF-8 ({_reason(error)})") from None
     if not isinstance(content, dict) or not isinstance(content.get("files"), list) or not content["files"]:
         raise _refusal('must be an object with a non-empty list "files"')
     promised: dict[str, PromisedFile] = {}
@@ -89,19 +81,6 @@ def _why_no_plain_name(name: str) -> str | None:
     if name in ("", ".", "..", MANIFEST_NAME) or not name.isprintable() or len(name.encode("utf-8", "replace")) > 255:
         return "is no name of a charge file"
     return None
-
-
-def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a field is there twice")
-    return result
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg}, line {error.lineno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:80]
 
 
 def _refusal(reason: str) -> UnreadableInput:

@@ -18,18 +18,24 @@ import duckdb
 import pyarrow as pa
 from psycopg import sql
 
+from pipeline import limits
 from pipeline.adapters import duck
+from pipeline.adapters.bounded_parquet import BoundedParquet
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.postgres import Server, conninfo
+from pipeline.bounded_file import require_regular
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
-from pipeline.errors import FatalError, RetriableError, UnreadableInput
+from pipeline.errors import FatalError, UnreadableInput
 
 SMS_BYTES_MAX = 90
 """EUC-KR bytes of a short message in Korea; longer ones go as LMS."""
 
 LMS_BYTES_MAX = 2_000
 """EUC-KR bytes of a long message; a template that could exceed it is a mistake."""
+
+LOCK_WAIT = "100ms"
+"""Whoever finds somebody else at it does not wait: the messages are going out."""
 
 CONTACTS = "contacts.parquet"
 
@@ -60,6 +66,45 @@ PROMISED_COLUMNS = ["customer_id", "reversal", "money_back_by", "rebill", "rebil
 """What a plan's lines say that a customer is told of."""
 
 
+def read_contacts(path: Path | None) -> pa.Table:
+    """The source's contacts (`CONTACT_SCHEMA`); nobody's where there is no file.
+
+    Raises:
+        UnreadableInput: it is no such file; the message shows no value.
+    """
+    held = []
+    if path is not None and _is_there(path):
+        with BoundedParquet(path) as file:
+            needed = CONTACT_SCHEMA.names
+            if any(
+                file.schema.names.count(name) != 1 or not _is_plain(file.schema.field(name).type) for name in needed
+            ):
+                raise UnreadableInput(f"{path.name}: it is a Parquet file with the text columns {', '.join(needed)}")
+            for batch in file.batches(needed, at_most=limits.IMPORT_BYTES):
+                try:
+                    held.append(batch.select(needed).cast(CONTACT_SCHEMA))
+                    held[-1].validate(full=True)  # a Parquet reader takes the writer's word for UTF-8
+                except pa.ArrowInvalid:
+                    raise UnreadableInput(f"{path.name}: a value is not UTF-8") from None
+    return pa.Table.from_batches(held, CONTACT_SCHEMA)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_plain(found: pa.DataType) -> bool:
+    value = found.value_type if pa.types.is_dictionary(found) else found
+    return any(
+        is_kind(value)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
+    )
+
+
 class Outbox:
     """What an incident's customers have not been told yet.
 
@@ -87,31 +132,14 @@ class Outbox:
         Raises:
             RetriableError: somebody else is.
         """
-        with self._server.connect() as connection:
-            connection.autocommit = True
-            name = f"makegood.notify.{self.incident_id}"
-            if not connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (name,)).fetchone()[0]:
-                raise RetriableError(
-                    f"{self.incident_id}: messages are being sent already; try again when that has finished"
-                )
+        busy = f"{self.incident_id}: messages are being sent already; try again when that has finished"
+        with self._server.alone(f"notify {self.incident_id}", wait=LOCK_WAIT, busy=busy):
             yield
 
     def _give_contacts(self, path: Path | None) -> None:
-        if path is None or not path.exists():
-            self._database.register("contact", CONTACT_SCHEMA.empty_table())
-            return
-        columns = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in CONTACT_SCHEMA.names)
-        try:
-            self._database.execute(
-                f"CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) {columns}"
-                " FROM read_parquet(?, hive_partitioning = FALSE)",
-                [str(path)],
-            )
-        except duckdb.Error as error:  # its text could quote a value
-            needed = ", ".join(CONTACT_SCHEMA.names)
-            raise UnreadableInput(
-                f"{path.name} cannot be read ({type(error).__name__}): it is a Parquet file with the columns {needed}"
-            ) from None
+        self._database.register("given", read_contacts(path))
+        self._database.execute("CREATE TABLE contact AS SELECT DISTINCT ON (customer_id) * FROM given")
+        self._database.unregister("given")
 
     def _give_promises(self, plans: list[pa.Table]) -> None:
         """What the plans said to a customer; the newest one that says anything rules."""

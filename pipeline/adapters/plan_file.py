@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.adapters.bounded_parquet import require_bounded
 from pipeline.adapters.content_hash import text_bytes
-from pipeline.errors import FatalError, GateClosed
+from pipeline.errors import FatalError, GateClosed, UnreadableInput
 from pipeline.schema import PLAN_SCHEMA
 
 HASHED_LINES = 65_536
@@ -47,11 +48,13 @@ class PlanFile:
     Attributes:
         header: what it was made from: incident, corrected run, windows, policy.
         digest: SHA-256 over header and lines.
+        lines_sha256: SHA-256 over the lines, part of the digest.
         lines: the columns of `PLAN_SCHEMA` that were asked for, in the order of `LINE_KEY`; each is proven by the bytes read.
     """
 
     header: dict[str, Any]
     digest: str
+    lines_sha256: str
     lines: pa.Table
 
 
@@ -106,30 +109,32 @@ def read_plan(path: Path, digest: str, columns: Sequence[str] | None = None) -> 
         GateClosed: its content does not have `digest`: nobody agreed to what it says.
     """
     try:
+        require_bounded(path)
         with pq.ParquetFile(path) as file:
             said = file.schema_arrow.metadata or {}
             header, signed = json.loads(said[_HEADER_KEY]), json.loads(said.get(_COLUMNS_KEY, b"null"))
+            if not isinstance(header, dict) or not isinstance(signed, dict | None):
+                raise ValueError("no header")
             needed = [name for name in PLAN_SCHEMA.names if columns is None or signed is None or name in columns]
             lines = file.read(columns=needed).select(needed).replace_schema_metadata(None)
         lines = lines.cast(pa.schema([PLAN_SCHEMA.field(name) for name in needed]))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, RecursionError, MemoryError, pa.ArrowException, UnreadableInput) as error:
         raise FatalError(
             f"the plan {path.parent.name}/{path.name} cannot be read ({type(error).__name__}); plan anew"
         ) from None
-    found = _digest_found(header, signed, lines)
+    lines_sha256 = _lines_digest_found(signed, lines)
+    found = _digest(header, lines_sha256, form=1 if signed is None else 2)
     if found != digest:
         raise GateClosed(
             f"the plan {path.parent.name}/{path.name} now has the digest {found[:12]}, agreed was {digest[:12]}: it was changed"
             " after it was stored. Nothing is executed; plan anew"
         )
-    return PlanFile(header, found, lines if columns is None else lines.select(columns))
+    return PlanFile(header, found, lines_sha256, lines if columns is None else lines.select(columns))
 
 
-def _digest_found(header: dict[str, Any], signed: dict[str, str] | None, lines: pa.Table) -> str:
+def _lines_digest_found(signed: dict[str, str] | None, lines: pa.Table) -> str:
     """The digest by what was read: of the columns that were not read, the file's word is taken, which is part of the digest."""
-    if signed is None:
-        return _digest(header, _lines_digest_of_form_1(lines), form=1)
-    return _digest(header, _combined(signed | _column_digests(lines)), form=2)
+    return _lines_digest_of_form_1(lines) if signed is None else _combined(signed | _column_digests(lines))
 
 
 def _digest(header: dict[str, Any], lines_sha256: str, *, form: int) -> str:

@@ -8,6 +8,7 @@ system's user who owns the home directory is its superuser, everybody else prove
 import contextlib
 import json
 import os
+import re
 import secrets
 import select
 import warnings
@@ -17,6 +18,7 @@ from getpass import getuser
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -34,11 +36,28 @@ SERVICE_LOGINS = ("makegood_owner", "makegood_pipeline", "makegood_airflow", "ai
 """Logins of programs. `makegood_owner` migrates, `makegood_pipeline` works, `makegood_airflow` passes on what users decided
 in Airflow, `airflow` owns Airflow's own metadata database."""
 
-PERSON_ROLES = ("makegood_operator", "makegood_approver", "makegood_analyst")
-"""What a person may be; a login of a person is a member of one of them."""
+PERSON_ROLES = ("makegood_operator", "makegood_approver", "makegood_analyst", "makegood_auditor")
+"""What a person may be; a login of a person is a member of one of them. docs/privileges.md says what each may do."""
 
 FIRST_PEOPLE = {"operator": "makegood_operator", "approver": "makegood_approver"}
 """The two people an embedded installation begins with."""
+
+PERSON_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+"""What a person may be called: a plain database name that is a plain file name as well."""
+
+TAKEN_NAMES = re.compile(
+    r"(pg_|makegood|airflow).*|postgres|public|none|user|current_user|session_user|current_role|nobody|root"
+)
+"""Names of services, of the server's own roles, and of nobody: none of them is a person's."""
+
+STOPPERS = ("makegood_pipeline", "makegood_operator", "makegood_approver")
+"""Whoever may stop sending: for them connections are kept back that nobody else can use up."""
+
+CONNECTIONS_MAX = {"makegood_airflow": 10, "airflow": 70}
+"""Connections that a service may hold at once: one per task that passes a word on; the pools of all of Airflow's components."""
+
+PERSON_CONNECTIONS_MAX = 5
+"""Connections that one person may hold at once: a command needs one, and a terminal or two are open beside it."""
 
 SERVER_SETTINGS = {
     "shared_buffers": "512MB",  # holds the key indexes of 1.5M operations while a month is charged
@@ -48,6 +67,8 @@ SERVER_SETTINGS = {
     "maintenance_work_mem": "256MB",
     "work_mem": "64MB",
     "max_connections": "120",  # Airflow's components keep pools of their own
+    "reserved_connections": "20",  # for `STOPPERS`: a few people and the pipeline, each with a connection or two
+    "authentication_timeout": "10s",  # whoever connects and says nothing takes a connection from others
     "jit": "off",  # statements here are bulk copies and key look-ups
     "password_encryption": "scram-sha-256",
     "log_error_verbosity": "terse",  # a failing row's contents do not belong in a log
@@ -55,8 +76,12 @@ SERVER_SETTINGS = {
 }
 
 
-ACCESS_RULES = "local all postgres peer map=owner\nlocal all all scram-sha-256\n"
-"""The superuser is whoever owns the home directory; everybody else proves a password."""
+ACCESS_RULES = (
+    "local all postgres peer map=owner\n"
+    f"local {AIRFLOW_DATABASE} airflow scram-sha-256\n"
+    f"local {DATABASE} all scram-sha-256\n"
+)
+"""The superuser is whoever owns the home directory; everybody else proves a password, and reaches one database."""
 
 
 KEPT_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
@@ -127,19 +152,22 @@ class Server:
         else:
             connection.close()
 
-    def connect_alone(self) -> psycopg.Connection:
-        """A connection of the pipeline's login that nobody else uses and that may wait in its transaction: it holds a lock.
-
-        A network that is gone is noticed within half a minute, on both sides.
+    @contextlib.contextmanager
+    def alone(self, name: str, *, wait: str, busy: str) -> Iterator[psycopg.Connection]:
+        """Be the only one in a block of this name; see `take_mutex`. The lock goes with the connection that this gives, also when this
+        process dies; a network that is gone is noticed within half a minute, on both sides.
 
         Raises:
-            RetriableError: the server is away.
+            RetriableError: somebody else is, for longer than `wait`; or the server is away.
         """
         connection = self._connect(self.pipeline_url, None, **KEPT_ALIVE)
-        for name, value in LOCK_SETTINGS.items():
-            connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        connection.commit()
-        return connection
+        try:
+            for setting, value in LOCK_SETTINGS.items():
+                connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+            take_mutex(connection, name, wait=wait, busy=busy)
+            yield connection
+        finally:
+            connection.close()
 
     def _connection(self, login: str | None, password: str | None) -> psycopg.Connection:
         with contextlib.suppress(IndexError):
@@ -159,6 +187,42 @@ class Server:
             if "authentication failed" in str(error) or 'role "' in str(error):
                 raise UsageError(f"database login {login!r} was refused: wrong name or password") from None
             raise RetriableError(f"the database is away: {_first_line(error)}") from error
+
+
+def take_mutex(connection: psycopg.Connection, name: str, *, wait: str, busy: str) -> None:
+    """Hold the lock `name` until the connection's transaction ends. No reader can hold one.
+
+    Args:
+        wait: the longest time to wait for it, as PostgreSQL writes it (`30s`).
+        busy: what is going on then, and what to do.
+
+    Raises:
+        RetriableError: somebody else has held it for that long; says `busy`.
+    """
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", (wait,))
+    try:
+        connection.execute("SELECT makegood.take_mutex(%s)", (name,))
+    except psycopg.errors.LockNotAvailable:
+        raise RetriableError(busy) from None
+    connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+
+
+def insert_row(
+    connection: psycopg.Connection, table: str, row: dict[str, Any], *, passed_on: dict[str, str | None] | None = None
+) -> bool:
+    """Append a row to `table`, unless its key is there; returns whether it was appended.
+
+    Args:
+        passed_on: the column of the person and, on behalf of a user whom Airflow authenticated, that user's name; None leaves the
+            person to the database, which takes whoever logged in.
+    """
+    row = row | {column: name for column, name in (passed_on or {}).items() if name is not None}
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(sql.Placeholder() * len(row)),
+    )
+    return connection.execute(statement, list(row.values())).rowcount == 1
 
 
 def _is_alive(connection: psycopg.Connection) -> bool:
@@ -258,23 +322,87 @@ def set_up(superuser_url: str, passwords: Path | None) -> None:
         for login in (*SERVICE_LOGINS, *FIRST_PEOPLE):
             _create_role(connection, login, _password(passwords, login) if passwords else "")
         for person, role in FIRST_PEOPLE.items():
-            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(person)))
+            _grant(connection, role, person)
+        _keep_connections_back(connection)
         for database, owner in ((DATABASE, "makegood_owner"), (AIRFLOW_DATABASE, "airflow")):
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():
                 connection.execute(
                     sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(owner))
                 )
-    owner_url = make_url(superuser_url).set(database=DATABASE).render_as_string(hide_password=False)
-    with psycopg.connect(conninfo(owner_url)) as connection:
-        connection.execute("SET ROLE makegood_owner")
-        migrate(connection)
+        _admit_to_databases(connection)
+        owner_url = make_url(superuser_url).set(database=DATABASE).render_as_string(hide_password=False)
+        with psycopg.connect(conninfo(owner_url)) as owner:
+            owner.execute("SET ROLE makegood_owner")
+            migrate(owner)
+
+
+def _keep_connections_back(connection: psycopg.Connection) -> None:
+    """Limit what each login may hold, and reserve connections for those who may stop sending.
+
+    Servers before PostgreSQL 16 know no such reserve, and some hosted ones do not let their administrator grant it.
+    """
+    people = connection.execute(
+        "SELECT DISTINCT m.rolname FROM pg_roles m JOIN pg_roles r ON r.rolname = ANY(%s) AND pg_has_role(m.oid, r.oid, 'MEMBER')"
+        " WHERE m.rolcanlogin AND NOT m.rolsuper",
+        (list(PERSON_ROLES),),
+    ).fetchall()
+    limits = CONNECTIONS_MAX | {person: PERSON_CONNECTIONS_MAX for (person,) in people}
+    for login, most in limits.items():
+        connection.execute(
+            sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(login), sql.Literal(most))
+        )
+    for role, members in {
+        "pg_use_reserved_connections": STOPPERS,
+        "pg_read_all_stats": ["makegood_owner"],  # to see which transactions are open
+    }.items():
+        with contextlib.suppress(psycopg.errors.UndefinedObject, psycopg.errors.InsufficientPrivilege):
+            for member in members:
+                _grant(connection, role, member)
+
+
+def _admit_to_databases(connection: psycopg.Connection) -> None:
+    """Let nobody into a database who has nothing to do there; temporary tables are the pipeline's alone."""
+    for statement in (
+        f"REVOKE ALL ON DATABASE {DATABASE}, {AIRFLOW_DATABASE} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {DATABASE} TO {', '.join(PERSON_ROLES)}, makegood_pipeline, makegood_airflow",
+        f"GRANT TEMPORARY ON DATABASE {DATABASE} TO makegood_pipeline",
+    ):
+        connection.execute(statement)
 
 
 def add_person(superuser_url: str, passwords: Path | None, name: str, role: str) -> None:
-    """Create a person's login as a member of `role` (one of `PERSON_ROLES`)."""
+    """Create a person's login as a member of `role` (one of `PERSON_ROLES`); of a login that is one already, add the role.
+
+    Raises:
+        UsageError: nobody may be called that, or the name is that of a login which is no person's.
+    """
+    require_person_name(name)
     with psycopg.connect(conninfo(superuser_url), autocommit=True) as connection:
+        is_person = connection.execute(
+            "SELECT NOT rolsuper AND NOT rolcreaterole AND EXISTS (SELECT FROM pg_roles p WHERE p.rolname = ANY(%s)"
+            " AND pg_has_role(r.oid, p.oid, 'MEMBER')) FROM pg_roles r WHERE rolname = %s",
+            (list(PERSON_ROLES), name),
+        ).fetchone()
+        if is_person is not None and not is_person[0]:
+            raise UsageError(f"the login {name!r} exists on this server and is no person's; choose another name")
         _create_role(connection, name, _password(passwords, name) if passwords else "")
-        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(name)))
+        _grant(connection, role, name)
+        connection.execute(
+            sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(name), PERSON_CONNECTIONS_MAX)
+        )
+
+
+def require_person_name(name: str) -> None:
+    """Pass where a person may be called `name`.
+
+    Raises:
+        UsageError: nobody may; says what a name is.
+    """
+    if not PERSON_NAME.fullmatch(name) or TAKEN_NAMES.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a person's login: use up to 31 lower-case letters, digits and underscores, a letter first;"
+            " names of services (postgres, pg_..., makegood..., airflow...) are taken"
+        )
 
 
 def migrate(connection: psycopg.Connection) -> list[str]:
@@ -285,11 +413,11 @@ def migrate(connection: psycopg.Connection) -> list[str]:
     """
     connection.execute("CREATE SCHEMA IF NOT EXISTS makegood")
     connection.execute("SET LOCAL search_path TO makegood")
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext('makegood.migrate'))")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migration"
         " (name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
+    connection.execute("LOCK TABLE schema_migration IN SHARE ROW EXCLUSIVE MODE")  # which no reader can keep from us
     applied = dict(connection.execute("SELECT name, sha256 FROM schema_migration").fetchall())
     fresh = []
     for name, text in _migrations():
@@ -326,6 +454,10 @@ def _migrations_digest() -> str:
     return sha256(json.dumps(_migrations()).encode()).hexdigest()
 
 
+def _grant(connection: psycopg.Connection, role: str, member: str) -> None:
+    connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(member)))
+
+
 def _create_role(connection: psycopg.Connection, name: str, password: str | None) -> None:
     """Create a role; with a password (maybe empty) it may log in, with None it is a group."""
     if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
@@ -343,6 +475,7 @@ def _password(folder: Path, login: str) -> str:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(18))
+    path.chmod(0o600)
     return path.read_text().strip()
 
 

@@ -24,12 +24,10 @@ from psycopg import sql
 from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.deviations import VOIDED
-from pipeline.adapters.ledger import LOCK_WAIT
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.adapters.settlement_files import SettlementFile
 from pipeline.core.ledger import Posting
 from pipeline.core.settlement import returned_elsewhere_posting, settlement_posting
-from pipeline.errors import RetriableError
 
 _OPERATION = pa.schema(
     [("operation_id", pa.uuid()), ("kind", pa.string()), ("bill", pa.int64()), ("attempt", pa.int32()), ("amount_minor", pa.int64()),
@@ -82,6 +80,9 @@ PLANNED_COLUMNS = [
     "reversal_minor", "rebill",
 ]  # fmt: skip
 
+LOCK_WAIT = "10min"
+"""How long a reconciliation waits for another one: as long as one of millions of lines takes, many times over."""
+
 ASKED_ONE_BY_ONE = 10_000
 """Operations whose facts are looked up by key; above, reading the whole tables is faster."""
 
@@ -132,14 +133,8 @@ class Reconciliation:
         self._connection: psycopg.Connection | None = None
 
     def __enter__(self) -> "Reconciliation":
-        connection = self._alone.enter_context(self._server.connect())
-        connection.autocommit = True
-        connection.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
-        try:
-            connection.execute("SELECT pg_advisory_lock(hashtext('makegood.reconciling'))")
-        except psycopg.errors.LockNotAvailable:
-            self._alone.close()
-            raise RetriableError("another reconciliation is at work; try again when it has finished") from None
+        busy = "another reconciliation is at work; try again when it has finished"
+        self._alone.enter_context(self._server.alone("reconciling", wait=LOCK_WAIT, busy=busy))
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -1,22 +1,29 @@
 """The register of runs in PostgreSQL: what landed, what the gate said, what people decided, who did what.
 
-Belongs here: runs, verifications, decisions, reviews, the kill switch, the audit log. Does not: operations and
-entries (`ledger`).
+Belongs here: runs, verifications, decisions, reviews, the kill switch. Does not: operations and entries (`ledger`), the audit
+log (`audit`).
 """
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
-from pipeline.adapters.postgres import Server
-from pipeline.errors import FatalError, GateClosed, UsageError
-from pipeline.ports import LandedRun
+from pipeline.adapters.audit import append_audit
+from pipeline.adapters.postgres import Server, insert_row
+from pipeline.errors import FatalError, GateClosed, MakegoodError, UsageError
+from pipeline.ports import LandedRun, SourceFile
+
+WHO_DOES_IT = "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+
+AUDIT_WAIT = "2s"
+"""How long the audit row of a stop waits: the stop stands already, and whoever stopped wants an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,38 @@ class Standing:
         return tuple(d.person for d in self.decisions if d.kind == "reject")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenStop:
+    """An order to stop sending that stands.
+
+    Attributes:
+        needs_people: how many different people have to lift it: two where the pipeline found the database to be behind.
+        lifted_by: those who have.
+    """
+
+    order_id: int
+    person: str
+    reason: str
+    at: datetime
+    needs_people: int
+    lifted_by: list[str]
+
+
 class Register:
     """Reads and appends; nothing here updates a row."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def record_run(self, run: LandedRun) -> None:
-        """Make a landed run known; repeating it changes nothing."""
+    def record_run(self, run: LandedRun, *, set_aside: Path | None = None) -> None:
+        """Make a landed run known; repeating it changes nothing.
+
+        Args:
+            set_aside: where the partition lies that it replaced, having been damaged or edited; the audit log names it.
+
+        Raises:
+            FatalError: another content is known under its id.
+        """
         with self._server.connect() as connection:
             connection.execute(
                 "INSERT INTO run (run_id, billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at)"
@@ -74,6 +105,48 @@ class Register:
                 (run.run_id, run.billing_period, run.source, run.content_sha256, run.row_count, run.control_total_minor,
                  json.dumps([asdict(f) for f in run.files]), run.landed_at),
             )  # fmt: skip
+            (known,) = connection.execute("SELECT content_sha256 FROM run WHERE run_id = %s", (run.run_id,)).fetchone()
+            if known != run.content_sha256:
+                raise FatalError(
+                    f"{run.run_id} landed with the content {run.content_sha256}, the database knows {known}; ask an engineer"
+                )
+            if set_aside is not None:
+                append_audit(connection, "set_aside", run.run_id, {"partition": set_aside.name})
+
+    def run(self, run_id: str, path: Path) -> LandedRun:
+        """What was recorded of a run when it landed, with the `path` that the lake gives it.
+
+        Raises:
+            UsageError: no such run was landed here.
+        """
+        with self._server.connect() as connection:
+            row = connection.execute(
+                "SELECT billing_period, source, content_sha256, row_count, control_total_minor, files, landed_at"
+                " FROM run WHERE run_id = %s", (run_id,),
+            ).fetchone()  # fmt: skip
+        if row is None:
+            raise UsageError(f"no run {run_id!r} is known here; `makegood verify` lands one and prints its run_id")
+        period, source, content, rows, total, files, landed_at = row
+        return LandedRun(
+            run_id=run_id, billing_period=period, source=source, path=path, content_sha256=content, row_count=rows,
+            control_total_minor=int(total), files=tuple(SourceFile(**file) for file in files), landed_at=landed_at,
+        )  # fmt: skip
+
+    def proven_bytes(self, run_ids: Sequence[str]) -> set[tuple[str, str]]:
+        """Run ids, each with the SHA-256 of bytes whose rows were found to be the run's."""
+        with self._server.connect() as connection:
+            return set(
+                connection.execute(
+                    "SELECT run_id, sha256 FROM proven_bytes WHERE run_id = ANY(%s)", (list(run_ids),)
+                ).fetchall()
+            )
+
+    def keep_proven_bytes(self, found: Collection[tuple[str, str]]) -> None:
+        """Add to `proven_bytes`; what is known is not added again."""
+        with self._server.connect() as connection:
+            connection.cursor().executemany(
+                "INSERT INTO proven_bytes (run_id, sha256) VALUES (%s, %s) ON CONFLICT DO NOTHING", sorted(found)
+            )
 
     def record_verification(
         self, run_id: str, *, suite_digest: str, history_digest: str, decision: str, findings: list[dict], not_judged: list[dict],
@@ -227,19 +300,71 @@ class Register:
                 "SELECT person, comment, recorded_at AS at FROM review WHERE run_id = %s ORDER BY review_id", (run_id,)
             ).fetchall()
 
-    def order_sending(self, action: str, *, reason: str, login: str | None, password: str | None) -> None:
-        """Stop or resume all sending; the newest order rules. Without a login the service gives the order."""
+    def stop(self, reason: str, *, login: str | None, password: str | None) -> str:
+        """Stop all sending, as whoever `login` authenticates, or as the service; returns who is recorded.
+
+        The order is committed first and waits for nobody; the audit log has its row after it, in a transaction of its own. Where
+        the login is refused, has too many connections or may not stop, the service gives the order: stopping is never refused.
+
+        Raises:
+            RetriableError: the database is away.
+        """
+        try:
+            person = self._order_stop(reason, login, password)
+        except (MakegoodError, psycopg.Error):
+            login = password = None
+            person = self._order_stop(reason, None, None)
+        with contextlib.suppress(MakegoodError, psycopg.Error), self._server.connect(login, password) as connection:
+            connection.execute(f"SET LOCAL lock_timeout = '{AUDIT_WAIT}'")
+            append_audit(connection, "stop", "sending", {"reason": reason})
+        return person
+
+    def _order_stop(self, reason: str, login: str | None, password: str | None) -> str:
         with self._server.connect(login, password) as connection:
-            connection.execute("INSERT INTO sending_order (action, reason) VALUES (%s, %s)", (action, reason))
-            append_audit(connection, action, "sending", {"reason": reason})
+            return connection.execute(
+                "INSERT INTO sending_order (reason) VALUES (%s) RETURNING person", (reason,)
+            ).fetchone()[0]
+
+    def resume(self, reason: str, *, stops: Sequence[int], login: str | None, password: str | None) -> list[OpenStop]:
+        """Lift stops in the name of whoever `login` authenticates; returns those that still stand.
+
+        Args:
+            stops: their numbers; none means every one that stands now.
+
+        Raises:
+            UsageError: no login, one that may not resume, or a number that is no open stop's.
+        """
+        if login is None:
+            raise UsageError(
+                "who resumes? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
+            )
+        standing = [stop.order_id for stop in self.open_stops()]
+        if unknown := sorted(set(stops) - set(standing)):
+            raise UsageError(f"no stop {unknown[0]} stands; open are: {', '.join(map(str, standing)) or 'none'}")
+        with self._server.connect(login, password) as connection:
+            try:
+                for order_id in stops or standing:
+                    if insert_row(connection, "sending_lift", {"order_id": order_id, "reason": reason}):
+                        append_audit(connection, "resume", f"stop {order_id}", {"reason": reason})
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not resume sending: {error.diag.message_primary}") from None
+        return self.open_stops()
+
+    def open_stops(self) -> list[OpenStop]:
+        """Stops that not enough people have lifted, oldest first."""
+        with self._server.connect() as connection:
+            return (
+                connection.cursor(row_factory=class_row(OpenStop))
+                .execute(
+                    "SELECT order_id, person, reason, recorded_at AS at, needs_people, lifted_by FROM open_stop ORDER BY order_id"
+                )
+                .fetchall()
+            )
 
     def stopped_by(self) -> tuple[str, datetime, str] | None:
-        """Who stopped sending, when and why; None while sending is allowed."""
-        with self._server.connect() as connection:
-            row = connection.execute(
-                "SELECT action, person, recorded_at, reason FROM sending_order ORDER BY order_id DESC LIMIT 1"
-            ).fetchone()
-        return (row[1], row[2], row[3]) if row and row[0] == "stop" else None
+        """Who stopped sending, when and why, by the newest stop that stands; None while sending is allowed."""
+        stops = self.open_stops()
+        return (stops[-1].person, stops[-1].at, stops[-1].reason) if stops else None
 
     def released_run(self, billing_period: str) -> str | None:
         """The newest run of a period whose charges were sent and that no incident is about; None if there is none."""
@@ -293,6 +418,15 @@ class Register:
                 (limit,),
             ).fetchall()
 
+    def runs(self, billing_period: str) -> list[str]:
+        """The period's runs that hold a charge, in the order in which they landed."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM run WHERE billing_period = %s AND row_count > 0 ORDER BY landed_at, run_id",
+                (billing_period,),
+            ).fetchall()
+        return [row[0] for row in rows]
+
     def periods(self) -> list[str]:
         """Billing periods of which a run has landed, earliest first."""
         with self._server.connect() as connection:
@@ -300,7 +434,7 @@ class Register:
                 row[0] for row in connection.execute("SELECT DISTINCT billing_period FROM run ORDER BY billing_period")
             ]
 
-    def runs(self, billing_period: str) -> list[str]:
+    def run_ids(self, billing_period: str) -> list[str]:
         """All runs of a period, in the order in which they landed."""
         with self._server.connect() as connection:
             rows = connection.execute(
@@ -308,7 +442,7 @@ class Register:
             ).fetchall()
         return [row[0] for row in rows]
 
-    @contextmanager
+    @contextlib.contextmanager
     def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
         """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.
 
@@ -316,28 +450,36 @@ class Register:
             UsageError: no login, or a wrong password.
         """
         if login is None:
-            raise UsageError(
-                "who does it? set MAKEGOOD_LOGIN (and MAKEGOOD_PASSWORD), or pass --login; a login is a person"
-            )
+            raise UsageError(WHO_DOES_IT)
         with self._server.connect(login, password) as connection:
             append_audit(connection, action, subject, {})
             yield login
 
-    def audit(self, action: str, subject: str, detail: dict[str, Any]) -> None:
-        """Append to the audit log as the service login."""
-        with self._server.connect() as connection:
-            append_audit(connection, action, subject, detail)
+    @contextlib.contextmanager
+    def putting_in_force(self, digest: str | None, login: str | None, password: str | None) -> Iterator[str]:
+        """Put learned bounds in force - or none - in the name of whoever `login` authenticates, if the block goes through.
 
-    def require_whole_audit(self) -> None:
-        """Check the audit log's chain of seals.
+        Args:
+            digest: of the bounds; None for none.
 
         Raises:
-            FatalError: a row was removed or altered; names the first that does not follow.
+            UsageError: no login, a wrong password, or a login that may not.
         """
+        if login is None:
+            raise UsageError(WHO_DOES_IT)
+        with self._server.connect(login, password) as connection:
+            try:
+                connection.execute("INSERT INTO learned_bounds (digest) VALUES (%s)", (digest,))
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation) as error:
+                raise UsageError(f"{login} may not put bounds in force: {error.diag.message_primary}") from None
+            append_audit(connection, "calibrate", digest[:12] if digest else "none", {})
+            yield login
+
+    def bounds_in_force(self) -> str | None:
+        """Digest of the learned bounds that a person put in force last; None if there are none."""
         with self._server.connect() as connection:
-            row = connection.execute("SELECT audit_id FROM audit_break").fetchone()
-        if row:
-            raise FatalError(f"the audit log is broken at row {row[0]}: a row before it was removed or altered")
+            row = connection.execute("SELECT digest FROM learned_bounds ORDER BY bounds_id DESC LIMIT 1").fetchone()
+        return row[0] if row else None
 
 
 def history_digest(runs: Sequence[str]) -> str:
@@ -351,11 +493,3 @@ def _decisions(connection: psycopg.Connection, run_id: str) -> tuple[Decision, .
         (run_id,),
     )
     return tuple(Decision(*row) for row in rows)
-
-
-def append_audit(connection: psycopg.Connection, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """Append to the audit log as whoever `connection` is, in its transaction."""
-    connection.execute(
-        "INSERT INTO audit (action, subject, detail) VALUES (%s, %s, %s)",
-        (action, subject, json.dumps(detail, default=str)),
-    )

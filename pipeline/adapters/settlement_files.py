@@ -5,11 +5,14 @@ Does not: what a line is matched to (`reconciliation`). A file is its content: t
 same file. What a file does not say is never guessed; a file that is refused is an exception by name, and the others go on.
 """
 
+import codecs
 import csv
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -17,9 +20,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import limits
 from pipeline.adapters import duck
+from pipeline.bounded_file import named, open_regular
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.core.settlement import NOT_CUSTOMERS, TIME_ZONE_ABBREVIATIONS
+from pipeline.errors import UnreadableInput
 from pipeline.ports import Progress, no_progress
 
 NEEDED_COLUMNS = (
@@ -27,6 +33,12 @@ NEEDED_COLUMNS = (
     "Gross Currency", "Gross Debit (GC)", "Gross Credit (GC)", "Batch Number",
 )  # fmt: skip
 """A file may have more columns, in any order; without one of these it is refused."""
+
+BLOCK_BYTES = 1024 * 1024
+"""Read at a time; shorter than the longest line."""
+
+GAPS_NAMED = 100
+"""Missing batches in a row that are named one by one; more of them are a wrong number, not files that are late."""
 
 LINE_SCHEMA = pa.schema(
     [
@@ -86,13 +98,52 @@ class SettlementFiles:
 
 
 def digests(paths: Iterable[Path]) -> dict[str, str]:
-    """Name and SHA-256 of files."""
-    return {path.name: _sha256(path) for path in sorted(paths)}
+    """Name and SHA-256 of files; of one that cannot be read, why."""
+    found = {}
+    for path in sorted(paths):
+        try:
+            found[named(path)], _ = _sha256_and_lines(path)
+        except _RefusedError as error:
+            found[named(path)] = str(error)
+    return found
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256_and_lines(path: Path) -> tuple[str, int]:
+    """Digest of a file's bytes, and how many line ends are among them.
+
+    Raises:
+        _RefusedError: it is no file, cannot be read, or it or one of its lines is longer than in any settlement file.
+    """
+    digest, size, lines, unended = hashlib.sha256(), 0, 0, 0
+    decoder = codecs.getincrementaldecoder("utf-8")()  # DuckDB looks at no column that is not needed
+    try:
+        with open_regular(path) as stream:
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+                if not (block.isascii() and decoder.getstate()[0] == b""):
+                    decoder.decode(block)
+                size, lines = size + len(block), lines + block.count(b"\n")
+                first, last = block.find(b"\n"), block.rfind(b"\n")
+                if unended + (first if first >= 0 else len(block)) >= limits.LINE_BYTES:
+                    raise _RefusedError(f"a line is longer than {limits.LINE_BYTES:,} bytes")
+                unended = len(block) - last - 1 if last >= 0 else unended + len(block)
+                if size > limits.SETTLEMENT_BYTES:
+                    raise _RefusedError(f"it is longer than {limits.SETTLEMENT_BYTES:,} bytes")
+    except UnicodeDecodeError:
+        raise _RefusedError("it is no text in UTF-8") from None
+    except FileNotFoundError:
+        raise _RefusedError("it was there and is gone") from None
+    except UnreadableInput as error:
+        raise _RefusedError(str(error).removeprefix(f"{named(path)}: ")) from None
+    except OSError as error:
+        raise _RefusedError(f"it cannot be read ({error.strerror or type(error).__name__})") from None
+    return digest.hexdigest(), lines
+
+
+def _written_lines(path: Path) -> int:
+    """How many lines of a file are not empty."""
+    with open_regular(path) as raw, io.BufferedReader(raw) as stream:
+        return sum(bool(line.strip(b"\r\n")) for line in stream)
 
 
 def read_settlement_files(
@@ -106,15 +157,15 @@ def read_settlement_files(
         _prepare(connection)
         for done, path in enumerate(paths):
             progress("settlement files read", done, len(paths))
-            sha256 = _sha256(path)
-            if sha256 in contents:
-                duplicates[path.name] = contents[sha256]
-                continue
-            contents[sha256] = path.name
             try:
-                file, lines = _read(connection, path, sha256, timezone, len(files))
+                sha256, ends = _sha256_and_lines(path)
+                if sha256 in contents:
+                    duplicates[named(path)] = contents[sha256]
+                    continue
+                contents[sha256] = named(path)
+                file, lines = _read(connection, path, sha256, ends, timezone, len(files))
             except _RefusedError as error:
-                refused[path.name] = str(error)
+                refused[named(path)] = str(error)
                 continue
             files.append(file)
             tables.append(lines)
@@ -142,9 +193,12 @@ def _table(connection: duckdb.DuckDBPyConnection, name: str, columns: Sequence[s
 
 
 def _read(
-    connection: duckdb.DuckDBPyConnection, path: Path, sha256: str, timezone: ZoneInfo, number: int
+    connection: duckdb.DuckDBPyConnection, path: Path, sha256: str, ends: int, timezone: ZoneInfo, number: int
 ) -> tuple[SettlementFile, pa.Table]:
     """The file's facts and lines.
+
+    Args:
+        ends: how many line ends it has: DuckDB leaves out, without a word, a last line that is longer than its buffer.
 
     Raises:
         _RefusedError: it cannot be read faithfully.
@@ -155,11 +209,15 @@ def _read(
         for statement in duckdb.extract_statements(_SQL):
             zone = {"business_zone": timezone.key} if "$business_zone" in statement.query else None
             connection.execute(statement, zone)
+        row_count, problems, set_aside, batches, batch, accounts, account, debit, credit = connection.execute(
+            _FACTS
+        ).fetchone()
     except duckdb.InvalidInputException as error:
         raise _RefusedError(f"a line does not have the header's {len(columns)} fields: {_first_line(error)}") from None
-    row_count, problems, set_aside, batches, batch, accounts, account, debit, credit = connection.execute(
-        _FACTS
-    ).fetchone()
+    except duckdb.Error as error:  # its text could quote a value
+        raise _RefusedError(f"its lines cannot be read ({type(error).__name__}): an amount beyond 64 bits?") from None
+    if row_count + 1 != ends and row_count + 1 != _written_lines(path):
+        raise _RefusedError("it has more lines than can be read; is there a line break in a value?")
     if problems:
         line, problem = connection.execute(_FIRST_PROBLEM).fetchone()
         raise _RefusedError(f"line {line} after the header: {problem}")
@@ -174,15 +232,17 @@ def _read(
     lines = lines.add_column(0, "file_number", pa.repeat(pa.scalar(number, pa.int32()), lines.num_rows)).cast(
         LINE_SCHEMA
     )
-    return SettlementFile(sha256, path.name, account, batch, row_count, debit, credit, set_aside), lines
+    return SettlementFile(sha256, named(path), account, batch, row_count, debit, credit, set_aside), lines
 
 
 def _csv(path: Path, columns: list[str]) -> str:
-    """SQL that reads the file as text under its own header, nothing detected and nothing forgiven."""
-    typed = ", ".join(f"{_quoted(name)}: 'VARCHAR'" for name in columns)
+    """SQL that reads the needed columns of the file as text, nothing detected and nothing forgiven. The file's own names stay outside:
+    they may be anything."""
+    typed = ", ".join(f"c{place}: 'VARCHAR'" for place in range(len(columns)))
+    needed = ", ".join(f'c{columns.index(name)} AS "{name}"' for name in NEEDED_COLUMNS)
     return (
-        f"read_csv({_quoted(str(path))}, header = true, columns = {{{typed}}}, auto_detect = false, delim = ',', quote = '\"',"
-        " escape = '\"', strict_mode = true)"
+        f"(SELECT {needed} FROM read_csv({_quoted(str(path))}, header = true, columns = {{{typed}}}, auto_detect = false, delim = ',',"
+        f" quote = '\"', escape = '\"', strict_mode = true, max_line_size = {limits.LINE_BYTES}))"
     )
 
 
@@ -209,18 +269,20 @@ def _header(path: Path) -> list[str]:
     Raises:
         _RefusedError: it is no settlement file, or does not end where a line ends.
     """
-    with path.open("rb") as stream:
-        first = stream.readline()
-        stream.seek(0, 2)
-        if stream.tell() == 0:
+    with open_regular(path) as raw, io.BufferedReader(raw) as stream:
+        first = stream.readline(limits.LINE_BYTES)
+        size = stream.seek(0, 2)
+        if not size:
             raise _RefusedError("it is empty")
         stream.seek(-1, 2)
         if stream.read(1) != b"\n":
             raise _RefusedError("it ends in the middle of a line: cut off on its way; ask for it again")
     try:
-        columns = next(csv.reader([first.decode("utf-8-sig")]), [])
+        columns = next(csv.reader([first.decode("utf-8-sig")], strict=True), [])
     except (UnicodeDecodeError, csv.Error):
-        raise _RefusedError("its header is no UTF-8 text") from None
+        raise _RefusedError("its first line is no header in UTF-8") from None
+    if len(columns) > limits.COLUMNS or not first.endswith(b"\n"):
+        raise _RefusedError(f"its header has more than {limits.COLUMNS:,} columns, or does not end")
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if missing:
         raise _RefusedError(f"its header lacks {', '.join(missing)}")
@@ -233,8 +295,12 @@ def _gaps(files: list[SettlementFile]) -> tuple[str, ...]:
     """Batches that are not here while a later one of the same account is."""
     gaps = []
     for account in sorted({file.account for file in files}):
-        numbers = {file.batch_number for file in files if file.account == account}
-        gaps += [f"{account}: batch {n}" for n in range(min(numbers), max(numbers)) if n not in numbers]
+        numbers = sorted({file.batch_number for file in files if file.account == account})
+        for before, after in pairwise(numbers):
+            if after - before - 1 > GAPS_NAMED:
+                gaps.append(f"{account}: batches {before + 1} to {after - 1}")
+            else:
+                gaps += [f"{account}: batch {n}" for n in range(before + 1, after)]
     return tuple(gaps)
 
 

@@ -79,31 +79,51 @@ class FolderSource:
             UnreadableInput: there is no such period, or its manifest or file names make no sense.
         """
         if billing_period not in (periods := self.periods()):
-            there = ", ".join(map(str, periods)) or "none"
-            raise UnreadableInput(f"{self._root} has no folder {FOLDER_PREFIX}{billing_period}; periods there: {there}")
+            known = ", ".join(map(str, periods)) or "none"
+            raise UnreadableInput(f"{self._root} has no folder {FOLDER_PREFIX}{billing_period}; periods there: {known}")
         folder = (self._root / f"{FOLDER_PREFIX}{billing_period}").resolve()
         promised = read_manifest(folder)
-        visible = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))
+        visible = _visible_names(folder)
         partial = [name for name in visible if name.lower().endswith(PARTIAL_SUFFIXES)]
         present = [name for name in visible if name not in partial and name != MANIFEST_NAME]
+        there = set(present)
         names = sorted(promised or present)
-        if unnamed := [name for name in present if name not in names]:
+        if promised and (unnamed := [name for name in present if name not in promised]):
             raise UnreadableInput(
                 f"{unnamed[0]}: lies beside {MANIFEST_NAME}, which does not name it; name it there or take it away"
             )
-        waiting = [name for name in names if name not in present] if promised else partial
+        waiting = [name for name in names if name not in there] if promised else partial
         if not names and not waiting:
             raise UnreadableInput(f"{folder} holds no charge file ({', '.join(FORMATS)})")
         files = tuple(
-            _ArrivedFile(_inside(folder, name), (promised or {}).get(name)) for name in names if name in present
+            _ArrivedFile(_inside(folder, name), (promised or {}).get(name)) for name in names if name in there
         )
         looked_at = [file.path for file in files] + ([folder / MANIFEST_NAME] if promised else [])
         return Arrival(files, tuple(waiting), tuple((path.name, *_size_and_time(path)) for path in looked_at))
 
 
+def _visible_names(folder: Path) -> list[str]:
+    """What lies in `folder` and is meant to be looked at, in order.
+
+    Raises:
+        UnreadableInput: it cannot be listed, or a name has characters that no name may have: it would end up in reports and on terminals.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    except OSError as error:
+        raise UnreadableInput(f"{folder} cannot be listed ({error.strerror or error})") from None
+    if odd := [name for name in names if not name.isprintable()]:
+        raise UnreadableInput(f"{odd[0]!a}: its name has control characters, or is not UTF-8; rename it")
+    return names
+
+
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.resolve().is_relative_to(folder):
+    try:
+        is_inside = path.resolve(strict=True).is_relative_to(folder)
+    except (OSError, RuntimeError):  # a loop of links, or one that leads nowhere
+        is_inside = False
+    if not is_inside:
         raise UnreadableInput(f"{shown(name)}: links to a place outside its period's folder; put the file itself there")
     if not path.is_file() or not name.lower().endswith(FORMATS):
         raise UnreadableInput(f"{shown(name)}: is none of {', '.join(FORMATS)}; take it away, or begin its name with _")

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import limits
+from pipeline.adapters.card_numbers import card_numbers
 from pipeline.adapters.content_hash import text_bytes
 from pipeline.errors import UnreadableInput
 from pipeline.schema import CHARGE_COLUMNS, CHARGE_SCHEMA, Column
-
-LONGEST_TEXT_BYTES = 4_096
-"""No identifier, code or token comes near it; a bound, so that a hostile file cannot fill the memory."""
 
 SHOWN_NAMES = 5
 """Column names listed in one message before it says how many more there are."""
@@ -30,6 +29,8 @@ CARD_NUMBER_DIGITS = 12
 """The shortest card numbers (ISO/IEC 7812 allows 8, issuers use 12-19); a value with that many digits is not shown."""
 
 DEFAULT_BILL_CYCLE = 1
+
+_CARD_NUMBER = "is a card number, which must not be stored; nothing was landed. Have the file sent again with the acquirer's tokens"
 
 _COLUMN = {column.name: column for column in CHARGE_COLUMNS}
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -54,6 +55,8 @@ def check_names(file: str, names: Sequence[str]) -> None:
     Raises:
         UnreadableInput: names file and column, and what an unknown name may have meant.
     """
+    if len(names) > limits.COLUMNS:
+        raise UnreadableInput(f"{file}: has {len(names):,} columns, which no charge file has")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UnreadableInput(f"{file}: column {_listed(twice)} is there more than once; which one is meant is unknown")
     missing = [c.name for c in CHARGE_COLUMNS if c.name not in names]
@@ -89,7 +92,7 @@ def charges_from_text(columns: dict[str, pa.Array], rows: int, place: Place) -> 
         elif column.kind == "date":
             typed[name] = dates(values, name, place)
         else:
-            _refuse_line_breaks(values, name, place)
+            refuse_line_breaks(values, name, place)
             typed[name] = values
     return charges(typed, rows, place)
 
@@ -98,7 +101,7 @@ def charges(columns: dict[str, pa.Array], rows: int, place: Place) -> pa.RecordB
     """Charges from columns that already have the schema's types; absent optional ones are filled in.
 
     Raises:
-        UnreadableInput: a text is too long or holds a NUL character; a date is outside the years 1 to 9999.
+        UnreadableInput: a text is too long, holds a NUL character or is a card number; a date is outside the years 1 to 9999.
     """
     complete = []
     for column in CHARGE_COLUMNS:
@@ -106,7 +109,7 @@ def charges(columns: dict[str, pa.Array], rows: int, place: Place) -> pa.RecordB
         if values is None:
             values = _absent(column, rows)
         elif column.kind == "text":
-            _check_text(values, column.name, place)
+            check_text(values, column.name, place)
         elif column.kind == "date":
             _check_dates(values, column.name, place)
         complete.append(values)
@@ -188,16 +191,19 @@ def _check_dates(values: pa.Array, name: str, place: Place) -> None:
         _refuse_where(outside, place, name, "is a date outside the years 1 to 9999")
 
 
-def _check_text(values: pa.Array, name: str, place: Place) -> None:
+def check_text(values: pa.Array, name: str, place: Place) -> None:
+    """Require that no text is longer than any may be, or holds a NUL character."""
     lengths = pc.binary_length(values)
-    if (pc.max(lengths).as_py() or 0) > LONGEST_TEXT_BYTES:
-        too_long = pc.greater(lengths, LONGEST_TEXT_BYTES)
-        _refuse_where(too_long, place, name, f"is longer than {LONGEST_TEXT_BYTES:,} bytes, which no charge column is")
+    if (pc.max(lengths).as_py() or 0) > limits.VALUE_BYTES:
+        too_long = pc.greater(lengths, limits.VALUE_BYTES)
+        _refuse_where(too_long, place, name, f"is longer than {limits.VALUE_BYTES:,} bytes, which no such value is")
     if b"\0" in bytes(text_bytes(values)):
         _refuse_where(pc.match_substring(values, "\0"), place, name, "holds a NUL character")
+    _refuse_where(card_numbers(values, as_printed=name != "instrument_token"), place, name, _CARD_NUMBER)
 
 
-def _refuse_line_breaks(values: pa.Array, name: str, place: Place) -> None:
+def refuse_line_breaks(values: pa.Array, name: str, place: Place) -> None:
+    """Require that no text holds a line break."""
     # No identifier has one, and the parser takes the rest of a file for one value when a quote stays open.
     content = bytes(text_bytes(values))
     if b"\n" in content or b"\r" in content:

@@ -5,10 +5,14 @@ Every command but `serve` works while a process serves the folder (it is asked) 
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from pipeline.sandbox.server import LOCK_PATIENCE_SECONDS, Counter, FolderTakenError, ask
+
+PRIVATE_UMASK = 0o077
+"""The book, tokens and answers are for whoever runs the acquirer alone."""
 
 _EXAMPLES = """examples:
   python -m pipeline.sandbox serve --folder data/acquirer
@@ -22,6 +26,7 @@ _EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; answers the exit code."""
+    os.umask(PRIVATE_UMASK)
     options = _parser().parse_args(arguments)
     folder = options.folder.resolve()
     try:

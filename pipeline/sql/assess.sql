@@ -20,8 +20,7 @@ SELECT
     CASE WHEN a.customer_id IS NOT NULL THEN 'ambiguous'
          WHEN l.charge_id IS NULL OR l.amount_minor IS NULL OR l.currency IS NULL OR l.payment_method IS NULL OR l.issuer IS NULL
               OR l.instrument_token IS NULL THEN 'incomplete'
-         WHEN regexp_full_match(l.instrument_token, '[0-9 -]{13,}')
-              AND regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
+         WHEN is_card_number(l.instrument_token) THEN 'card_number'
     END AS unusable
 FROM landed l LEFT JOIN ambiguous a ON a.customer_id = l.customer_id AND a.bill_cycle = coalesce(l.bill_cycle, 1)
 WHERE l.customer_id IS NOT NULL

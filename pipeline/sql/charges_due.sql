@@ -23,8 +23,7 @@ SELECT
         WHEN l.customer_id IS NULL OR l.bill_cycle IS NULL OR l.charge_id IS NULL OR l.amount_minor IS NULL
              OR l.currency IS NULL OR l.payment_method IS NULL OR l.issuer IS NULL OR l.instrument_token IS NULL
              THEN 'incomplete'
-        WHEN regexp_full_match(l.instrument_token, '[0-9 -]{13,}')  -- few tokens get as far as the closer look
-             AND regexp_full_match(regexp_replace(l.instrument_token, '[ -]', '', 'g'), '[0-9]{13,19}') THEN 'card_number'
+        WHEN is_card_number(l.instrument_token) THEN 'card_number'  -- none lands any more; a run of before may have one
         WHEN a.customer_id IS NOT NULL THEN 'ambiguous'
         WHEN l.amount_minor = 0 THEN 'zero'
         WHEN l.amount_minor < 0 THEN 'credit'

@@ -8,7 +8,7 @@ FROM raw;
 
 -- There are few moments in a file and many lines.
 CREATE OR REPLACE TEMP TABLE moment AS
-SELECT "Creation Date", "TimeZone", z.name IS NOT NULL AS has_zone, try_strptime("Creation Date", '%Y-%m-%d %H:%M:%S') IS NOT NULL AS is_moment,
+SELECT "Creation Date", "TimeZone", z.name IS NOT NULL AS has_zone, coalesce(year(try_strptime("Creation Date", '%Y-%m-%d %H:%M:%S')) BETWEEN 1970 AND 9998, false) AS is_moment,
     CAST(timezone($business_zone, timezone(z.zone, try_strptime("Creation Date", '%Y-%m-%d %H:%M:%S'))) AS DATE) AS settled_on
 FROM (SELECT DISTINCT "Creation Date", "TimeZone" FROM stored) LEFT JOIN time_zone z ON z.name = "TimeZone";
 

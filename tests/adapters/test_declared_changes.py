@@ -83,12 +83,12 @@ def test_nobody_approves_a_change_of_their_own(changes, server):
 
 
 def test_a_person_is_whoever_logged_in(changes, server, declared):
-    with server.connect("operator") as connection:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), server.connect("operator") as connection:
         connection.execute(
             "INSERT INTO declared_change (kind, cohort, first_period, last_period, reason, person)"
             " VALUES ('campaign', 'run', '2024-01', '2024-01', 'mine', 'somebody_else')"
         )
-    assert changes.all()[0].change.declared_by == "operator"
+    assert changes.declare(OCTOBER, login="operator", password=None).change.declared_by == "operator"
     with pytest.raises(UsageError, match="waits for an approver who is not operator"):
         changes.approve(declared, login="operator", password=None)
     with pytest.raises(UsageError, match="may not do this"):

@@ -8,7 +8,6 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from pipeline.adapters import postgres
 from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.postgres import conninfo
 from pipeline.errors import FatalError, GateClosed, OutsideWindow, RetriableError, SenderLost, SendingStopped
@@ -114,12 +113,12 @@ def test_a_stop_given_at_any_moment_before_is_obeyed_by_the_hand_over_itself(wor
     intended = charges(world, people(world, 2))
     with world.ledger.sending(world.run_id, NOTHING) as turn:
         batch_id = recorded(world, turn, intended)
-        world.register.order_sending("stop", reason="look", login=None, password=None)
+        world.register.stop("look", login=None, password=None)
         try:
             with pytest.raises(SendingStopped, match="look"):
                 world.ledger.hand_over(turn, batch_id)
         finally:
-            world.register.order_sending("resume", reason="", login="operator", password=None)
+            world.register.resume("fine", stops=(), login="operator", password=None)
         world.ledger.hand_over(turn, batch_id)
 
 
@@ -274,7 +273,7 @@ def test_a_readers_locks_do_not_stop_the_sender(world):
     reader = psycopg.connect(conninfo(world.server.url("operator")), options="-c search_path=makegood")
     for name in ("makegood.sending", "sending", "makegood.period.2023-09"):
         reader.execute("SELECT pg_advisory_lock(hashtext(%s))", (name,))
-    for table in ("batch", "operation", "sender", "open_stop"):
+    for table in ("batch", "sender", "open_stop"):
         reader.execute(f"SELECT * FROM {table} LIMIT 1")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         reader.execute("SELECT * FROM sender FOR SHARE")
@@ -293,7 +292,7 @@ def test_a_database_that_does_not_know_what_went_out_starts_stopped(world):
             pass
         assert world.register.stopped_by() is not None
         for person in ("operator", "approver"):
-            world.register.order_sending("resume", reason="a test", login=person, password=None)
+            world.register.resume("a test", stops=(), login=person, password=None)
 
 
 def test_whoever_waits_for_the_sender_is_told_to_try_again(world, monkeypatch):
@@ -306,7 +305,7 @@ def test_whoever_waits_for_the_sender_is_told_to_try_again(world, monkeypatch):
             pass
 
 
-def test_who_was_charged_after_the_plan_called_them_never_charged_is_not_rebilled(world, settings):
+def test_who_was_charged_after_the_plan_called_them_never_charged_is_not_rebilled(world):
     customers = people(world, 3)
     late = customers[2]
     late.plan = {
@@ -320,19 +319,7 @@ def test_who_was_charged_after_the_plan_called_them_never_charged_is_not_rebille
     world.turn(ELEVENTH)
     world.approve(customers)
     charges(world, [late], wave=1, operation_id=late.original)
-    planted_hand_over(settings, world.run_id, 1)
+    world.plant_hand_over(world.run_id, 1)
     world.step("cancel", ELEVENTH)
     report = world.step("rebill", TWELFTH)
     assert (report["done"]["count"], report["left"]["charged_since"]["count"]) == (2, 1)
-
-
-def planted_hand_over(settings, scope: str, wave: int) -> None:
-    """A file of a wave went out, whatever `hand_over` says: planted by the server's superuser."""
-    url = conninfo(postgres.superuser_url(settings)).replace("/postgres?", f"/{postgres.DATABASE}?")
-    with psycopg.connect(url, options="-c search_path=makegood") as connection:
-        connection.execute(
-            "WITH file AS (INSERT INTO batch (scope, wave, file_sequence, file_path, sha256, operation_count, total_minor,"
-            "  rail) VALUES (%s, %s, 99, 'p', '0', 1, 1, 'another') RETURNING batch_id)"
-            " INSERT INTO batch_event (batch_id, event) SELECT batch_id, e FROM file, unnest('{handed_over,answered}'::text[]) e",
-            (scope, wave),
-        )

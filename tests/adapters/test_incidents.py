@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pyarrow as pa
@@ -11,13 +12,15 @@ import pytest
 
 from pipeline import approve as approve_stage
 from pipeline.adapters import postgres
+from pipeline.adapters.audit import AuditLog
 from pipeline.adapters.closings import Closings
-from pipeline.adapters.incidents import Incident, IncidentRegister, PlanRecord, incident_id_of
-from pipeline.adapters.plan_file import plan_digest, write_plan
+from pipeline.adapters.incidents import EXCEPTION_COLUMNS, Incident, IncidentRegister, PlanRecord, incident_id_of
+from pipeline.adapters.plan_file import lines_digest, plan_digest, write_plan
 from pipeline.adapters.postgres import Server
 from pipeline.adapters.runs import Register
 from pipeline.core.window import Windows, default_windows
 from pipeline.errors import FatalError, GateClosed, UsageError
+from pipeline.plan_figures import exceptions_in, summary_of
 from pipeline.ports import LandedRun
 from pipeline.schema import PLAN_SCHEMA
 from pipeline.settings import Settings
@@ -60,25 +63,23 @@ def incident(server: Server, register: IncidentRegister) -> Incident:
 
 def store(
     register: IncidentRegister, home: Path, incident: Incident, *, amount: int = 100, windows: Windows = WINDOWS,
-    login: str = "operator",
+    login: str = "operator", line: dict | None = None, **said: Any,
 ) -> PlanRecord:  # fmt: skip
-    line = dict.fromkeys(PLAN_SCHEMA.names) | {
+    """Store a plan of one line, with what its lines come to; `said` is what its row says otherwise."""
+    plain = dict.fromkeys(PLAN_SCHEMA.names) | {
         "customer_id": "c", "billing_period": "2023-09", "bill_cycle": 1, "occurrence": 1, "reversal": "void",
-        "reversal_minor": amount, "rebill": "hold",
+        "reversal_minor": amount, "wrong_minor": amount, "rebill": "hold", "rebill_reason": "reversal_open", "currency": "KRW",
+        "issuer": "HANBIT", "payment_method": "credit_card", "reversal_reason": "wrong_amount",
     }  # fmt: skip
-    lines = pa.Table.from_pylist([line], PLAN_SCHEMA)
+    sound, lines = (pa.Table.from_pylist([each], PLAN_SCHEMA) for each in (plain, plain | (line or {})))
     header = {"incident_id": incident.incident_id, "corrected_run": incident.corrected_run, "reversal": str(windows.reversal),
               "rebill": str(windows.rebill)}  # fmt: skip
     digest = plan_digest(header, lines)
-    exceptions = pa.table(
-        {"customer_id": ["c"], "billing_period": ["2023-09"], "bill_cycle": [1], "occurrence": [1], "reversal": ["void"],
-         "rebill": ["hold"], "reason": ["reversal_open"], "wrong_minor": [amount], "correct_minor": pa.array([None], pa.int64())}
-    )  # fmt: skip
-    return register.store_plan(
-        incident=incident, plan_digest=digest, file=write_plan(home / "incidents" / incident.incident_id, header, lines, digest),
-        windows=windows, operation_count=1, total_minor=amount, summary={"currency": "KRW"}, exceptions=exceptions,
-        successor_of=None, login=login, password=None,
-    )  # fmt: skip
+    file = write_plan(home / "incidents" / incident.incident_id, header, lines, digest)
+    given = {"incident": incident, "plan_digest": digest, "file": file, "windows": windows, "operation_count": 1,
+             "total_minor": amount, "summary": summary_of(header, sound, lines_digest(lines)), "exceptions": exceptions_in(lines),
+             "successor_of": None, "login": login, "password": None}  # fmt: skip
+    return register.store_plan(**given | {"windows": said.pop("row_windows", windows)} | said)
 
 
 def approve(
@@ -211,6 +212,63 @@ def test_an_approval_is_for_the_count_and_total_that_were_shown(register, home, 
         approve(register, replace(store(register, home, incident), **seen))
 
 
+FALSE = {
+    "count": ({"operation_count": 3}, "operation_count: 3 stored, 1 in its lines"),
+    "total": ({"total_minor": 9_000}, "total_minor: 9000 stored, 100 in its lines"),
+    "summary": ({"summary": {"currency": "KRW", "actions": {}}}, "summary actions differs"),
+    "no summary": ({"summary": None}, "summary currency: None stored, KRW in its lines"),
+    "exceptions": (
+        {"exceptions": pa.table({name: [] for name in EXCEPTION_COLUMNS[1:]})},
+        "exceptions: 0 stored, 1 in its lines",
+    ),
+    "windows": ({"row_windows": default_windows(date(2023, 10, 10))}, "reversal: 2023-10-11..2023-10-12 stored"),
+}
+
+
+@pytest.mark.parametrize("what", FALSE)
+def test_a_plan_whose_row_says_something_else_than_its_lines_is_not_approved(register, home, incident, what):
+    said, named = dict(FALSE[what][0]), FALSE[what][1]
+    plan = store(register, home, incident, **said)
+    with pytest.raises(
+        GateClosed, match=f"is not what its lines come to .*{named}.*incident plan {incident.incident_id} --store"
+    ):
+        approve(register, plan)
+    assert named in register.why_false(plan)
+    assert register.plan(plan.plan_digest).state == "requested"
+
+
+@pytest.mark.parametrize("what", ["count", "total", "summary"])
+def test_a_false_plan_that_an_approver_let_pass_by_sql_is_not_executed(server, register, home, incident, what):
+    said, named = dict(FALSE[what][0]), FALSE[what][1]
+    plan = store(register, home, incident, **said)
+    with server.connect("approver") as connection:
+        connection.execute(
+            "INSERT INTO approval (plan_digest, operation_count, total_minor, requested_by, expires_at) VALUES (%s, %s, %s, %s, %s)",
+            (plan.plan_digest, plan.operation_count, plan.total_minor, plan.requested_by, LATER),
+        )
+    for columns in (None, ["customer_id"]):
+        with pytest.raises(GateClosed, match=named):
+            register.require_approved(incident.incident_id, NOW, columns)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"reversal_minor": None}, "no positive amount"),
+        ({"rebill": "rebill", "correct_minor": -5}, "no positive amount"),
+    ],
+)
+def test_a_file_whose_lines_move_what_no_sum_shows_is_not_approved(register, home, incident, line, named):
+    with pytest.raises(GateClosed, match=named):
+        approve(register, store(register, home, incident, line=line))
+
+
+def test_a_false_plan_can_be_rejected(register, home, incident):
+    plan = store(register, home, incident, total_minor=9_000)
+    rejected = register.reject(plan.plan_digest, reason="it is false", login="approver", password=None)
+    assert rejected.state == "rejected"
+
+
 def test_an_approval_is_used_once(register, home, incident):
     plan = approve(register, store(register, home, incident))
     with pytest.raises(GateClosed, match="already"):
@@ -319,7 +377,7 @@ def test_who_did_what_to_an_incident_is_in_the_audit_log(server, register, home,
         ("approver", "approve"),
         ("operator", "reject_plan"),
     ]
-    Register(server).require_whole_audit()
+    AuditLog(server).require_whole()
 
 
 # -- how long an approval lasts ---------------------------------------------------------------------------------------
@@ -342,7 +400,9 @@ def test_a_plan_whose_windows_are_over_cannot_be_approved(register, home, incide
 
 
 def test_a_closing_names_whoever_it_was_passed_on_for(server, incident):
-    Closings(server).close(incident, {"residual_minor": 0}, login=None, password=None, user="kim")
+    Closings(server).close(
+        incident, {"residual_minor": 0, "open": 0, "unexplained": 0}, login=None, password=None, user="kim"
+    )
     with server.connect() as connection:
         closed = connection.execute(
             "SELECT person FROM incident_closing WHERE incident_id = %s", (incident.incident_id,)

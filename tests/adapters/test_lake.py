@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from charge_files import charges, land, landed, left_in, write
+from edited_lake import EDITS, edit
 
 from pipeline.adapters import lake as lake_module
 from pipeline.adapters.content_hash import HASHED_ROWS, ContentHash
@@ -50,7 +51,9 @@ def test_the_record_names_the_source_and_no_place_that_may_change(run: LandedRun
     assert record["source"] == str(source)
     assert str(lake) not in json.dumps(record)
     moved = lake.rename(lake.with_name("moved"))
-    assert ParquetLake(moved).find(run.run_id, thoroughly=True).path.is_relative_to(moved)
+    found = ParquetLake(moved).find(run.run_id)
+    ParquetLake(moved).prove([found])
+    assert found.path.is_relative_to(moved)
 
 
 @pytest.mark.parametrize("damaged", ["charges.parquet", "run.json"])
@@ -65,18 +68,57 @@ def test_a_damaged_partition_is_reported_with_what_to_do(
         path.write_bytes(content[:-9] if how == "cut" else b"x" * len(content))
     with pytest.raises(FatalError, match=r"damaged.*(?s:.*)backup.*land the source again"):
         ParquetLake(lake).find(run.run_id)
-    with pytest.raises(FatalError, match="damaged"):
-        land(source, lake)
+    with pytest.raises(FatalError, match=r"is not what landed.*backup.*makegood verify --source"):
+        ParquetLake(lake).prove([run])
 
 
-def test_one_flipped_bit_in_a_partition_is_found_by_a_thorough_look(run: LandedRun, source: Path, lake: Path) -> None:
+def test_one_flipped_bit_in_a_partition_is_found_when_it_is_proven(run: LandedRun, lake: Path) -> None:
     raw = bytearray(run.path.read_bytes())
     raw[len(raw) // 2] ^= 1
     run.path.write_bytes(raw)
-    with pytest.raises(FatalError, match="damaged"):
-        ParquetLake(lake).find(run.run_id, thoroughly=True)
-    with pytest.raises(FatalError, match="damaged"):
-        land(source, lake)
+    with pytest.raises(FatalError, match="is not what landed"):
+        ParquetLake(lake).prove([run])
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("amounts", "content hash.*control total of its rows"),
+        ("tokens", "content hash"),
+        ("period", "billing period of run.json"),
+    ],
+)
+def test_charges_and_record_edited_together_are_not_what_was_recorded_elsewhere(
+    run: LandedRun, lake: Path, what: str, named: str
+) -> None:
+    edit(run.path, what)
+    with pytest.raises(FatalError, match=f"is not what landed: the {named}"):
+        ParquetLake(lake).prove([run])
+
+
+@pytest.mark.parametrize("what", ["amounts", "period", "gone", "garbage"])
+def test_landing_again_sets_a_changed_partition_aside_and_keeps_it(
+    run: LandedRun, source: Path, lake: Path, what: str
+) -> None:
+    if what in EDITS:
+        edit(run.path, what)
+    elif what == "gone":
+        run.path.unlink()
+    else:
+        run.path.write_bytes(b"x" * 99)
+    left = sorted(file.read_bytes() for file in run.path.parent.iterdir())
+    outcome = land(source, lake)
+    assert (outcome.run.run_id, outcome.already_landed) == (run.run_id, False)
+    assert sorted(file.read_bytes() for file in outcome.set_aside.iterdir()) == left
+    ParquetLake(lake).prove([run])
+    assert land(source, lake).set_aside is None
+
+
+def test_a_partition_with_columns_that_a_run_does_not_have_is_not_read(run: LandedRun, lake: Path) -> None:
+    table = pq.ParquetFile(run.path).read()
+    pq.write_table(table.append_column("AMOUNT_MINOR", pa.repeat(1, table.num_rows)), run.path)
+    with pytest.raises(FatalError, match="cannot be read"):
+        ParquetLake(lake).prove([run])
 
 
 def test_of_concurrent_landings_of_one_content_one_wins_and_the_others_see_it(source: Path, lake: Path) -> None:

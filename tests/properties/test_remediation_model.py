@@ -500,7 +500,10 @@ class Remediation(RuleBasedStateMachine):
                 self.order(what)
 
     def order(self, what: str) -> None:
-        self.world.register.order_sending(what, reason="look first", login=None, password=None)
+        if what == "stop":
+            self.world.register.stop("look first", login=None, password=None)
+        else:
+            self.world.register.resume("looked", stops=(), login="operator", password=None)
         self.stopped = what == "stop"
 
     def any_charge(self, data: st.DataObject) -> dict[str, Any] | None:

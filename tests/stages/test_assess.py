@@ -246,7 +246,7 @@ def elsewhere(story) -> Iterator[tuple[Makegood, Path]]:
     home = story.settings.home / "elsewhere"
     home.mkdir()
     (home / "acquirer").symlink_to(story.settings.acquirer)
-    settings = replace(story.settings, home=home)
+    settings = replace(story.settings, home=home, platform="Second")
     file = exported(
         story,
         home / "approvals.csv",
@@ -295,7 +295,7 @@ def test_a_payment_in_two_imports_is_refused_by_its_row(elsewhere, story, tmp_pa
     [
         (2, "payment_reference", "999999999999999", "is no payment that the acquirer knows"),
         (3, "amount_minor", "1", "is not what the acquirer charged"),
-        (1, "instrument_token", "4111 1111 1111 1111", "looks like a card number"),
+        (1, "instrument_token", "4111 1111 1111 1111", "is a card number"),
         (4, "billing_period", "2023-08", "differs from the first row's"),
         (4, "approved_at", "2023-09-11 03:00", "no instant with its offset"),
         (2, "amount_minor", "12.5", "has a fraction"),

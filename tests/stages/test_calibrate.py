@@ -20,7 +20,7 @@ from pipeline.core.verdict import Verification
 from pipeline.errors import UsageError
 from pipeline.extract import extract, periods_available
 from pipeline.generate import generate
-from pipeline.judge import load_suites
+from pipeline.judge import load_suites, read_learned
 from pipeline.ports import HistoryPeriod, LandedRun
 from pipeline.settings import Settings
 from pipeline.verify import verify
@@ -148,3 +148,58 @@ def test_a_month_with_a_real_fault_teaches_nothing_and_one_with_a_false_alarm_do
         run_id, kind=said, rule="joined", cohort="run", reason="looked at it", login="operator", password=None
     )
     assert app.calibrate(str(tmp_path / "source"))["provenance"]["left_out"] == left_out
+
+
+@pytest.fixture
+def in_force(app, source, tmp_path) -> Iterator[Path]:
+    """A proposal that a person has put in force; nothing is in force afterwards."""
+    for folder in sorted(source.glob("billing_period=*"))[:8]:
+        shutil.copytree(folder, tmp_path / "source" / folder.name)
+    app.remove_calibration()
+    app.calibrate(str(tmp_path / "source"), out=tmp_path / "proposal.json")
+    app.apply_calibration(tmp_path / "proposal.json")
+    yield tmp_path / "proposal.json"
+    app.remove_calibration()
+
+
+def edited(learned: Path) -> None:
+    """Widen every bound by hand, with the digest that this content has."""
+    found = read_learned(learned)
+    write(replace(found, bounds=tuple(replace(bound, high=9.0) for bound in found.bounds)), learned)
+
+
+def test_learned_bounds_edited_by_hand_judge_nothing_until_a_person_applies_bounds_again(app, in_force):
+    before = app.suites().digest
+    edited(app.settings.learned)
+    for judging in (app.suites, lambda: app.calibrate(None)):
+        with pytest.raises(UsageError, match=r"that nobody put in force.*calibrate --apply"):
+            judging()
+    app.apply_calibration(in_force)
+    assert load_suites(app.settings.suites, app.settings.learned).learned.bounds == read_learned(in_force).bounds
+    assert app.suites().digest == before
+    with app.server.connect() as connection:
+        said = connection.execute(
+            "SELECT person, digest FROM learned_bounds ORDER BY bounds_id DESC LIMIT 1"
+        ).fetchone()
+    assert said == ("operator", read_learned(in_force).digest)
+
+
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+def test_bounds_in_force_that_are_gone_are_missed_and_a_person_can_go_on_without(app, in_force, how):
+    app.settings.learned.unlink() if how == "deleted" else app.settings.learned.write_text("{")
+    with pytest.raises(UsageError, match=r"is gone, and the bounds|no learned bounds"):
+        app.suites()
+    with pytest.raises(UsageError, match="who does it"):
+        Makegood(replace(app.settings, login=None), as_of=NOW).remove_calibration()
+    app.remove_calibration()
+    assert app.suites() == load_suites(app.settings.suites)
+
+
+def test_bounds_applied_before_anybody_recorded_it_are_put_in_force_as_they_lie_there(app, in_force):
+    lying_there = app.settings.learned.read_bytes()
+    app.remove_calibration()
+    app.settings.learned.write_bytes(lying_there)  # as a home of an earlier version has it
+    with pytest.raises(UsageError, match=r"that nobody put in force.*the file itself"):
+        app.suites()
+    app.apply_calibration(app.settings.learned)
+    assert app.suites().learned.bounds

@@ -98,6 +98,7 @@ def test_it_does_not_close_before_settlement_nor_over_what_is_open_and_then_it_d
     assert balances["write_off"] == unlucky(story)["amount_minor"]
     due = bills(after, story.right_run)["amount_minor"].to_pylist()
     assert balances["bank"] == sum(amount for amount in due if amount > 0) - unlucky(story)["amount_minor"]
+    assert (closed["anchor"]["head"], closed["anchor"]["problem"]) == (1, None), "a close anchors the audit log"
     with pytest.raises(GateClosed, match="closed already"):
         after.close(incident)
 
@@ -123,6 +124,8 @@ def test_a_daily_settlement_finds_nothing_to_say_when_all_is_settled(story, inci
     first, second = app.settle_day(), app.settle_day()
     assert (first["break_count"], second["break_count"], second["entered"]) == (0, 0, 0)
     assert second["unknown"] == []
+    assert second["anchor"]["head"] == first["anchor"]["head"] + 1 and second["anchor"]["problem"] is None
+    assert app.verify_audit()["breaks"] == []
 
 
 def test_a_closed_incident_is_a_case_that_the_gate_holds_until_its_rules_let_it_go(story, incident, tmp_path):

@@ -121,14 +121,15 @@ def test_a_line_that_names_a_charge_of_the_incident_keeps_it_open_and_a_stranger
 def plant(world: World, customer: Customer, kind: str, *, payment_id: str) -> None:
     """An operation that succeeded and that nothing here sent."""
     incident = world.incident if kind == "rebill" else None
+    world.plant_hand_over(world.run_id if kind == "charge" else f"{incident}/0/rebill", 9)
     with world.server.connect() as connection:
         connection.execute(
             "INSERT INTO operation (operation_id, kind, scope, incident_id, customer_id, billing_period, bill_cycle, charge_id,"
             " amount_minor, currency, payment_method, issuer, instrument_token, wave)"
             " VALUES (%s::uuid, %s, %s, %s, %s, '2023-09', 1, 'c', 5, 'KRW',"
-            " 'check_card', 'HANBIT', 'none', 9)",
+            " 'check_card', %s, 'none', 9)",
             (customer.original if kind == "charge" else str(uuid4()), kind, world.run_id if kind == "charge" else f"{incident}/0/rebill",
-             incident, customer.customer_id),
+             incident, customer.customer_id, customer.issuer),
         )  # fmt: skip
         connection.execute(
             "INSERT INTO outcome (operation_id, status, payment_id) SELECT operation_id, 'succeeded', %s FROM operation"

@@ -12,7 +12,7 @@ import pytest
 from pipeline import release
 from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.rails.practice import PracticeRail
-from pipeline.errors import FatalError, GateClosed, SendingStopped
+from pipeline.errors import FatalError, GateClosed, SendingStopped, UsageError
 from tests.charged_month import Month, bills, expected
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,9 @@ def test_a_stop_halts_within_one_wave_and_names_what_is_left(month, monkeypatch)
     left = [item for item in app.ledger.unfinished() if item["scope"] == run]
     assert left == [{"scope": run, "state": "not_sent", "operations": 1_090}]
     monkeypatch.undo()
-    app.resume("fine")
+    with pytest.raises(UsageError, match="who resumes"):
+        app.resume("fine")
+    month.app(login="operator").resume("fine")
     assert app.release(run).charged == 1_100
 
 

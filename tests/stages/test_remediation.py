@@ -290,10 +290,10 @@ def test_a_wave_that_fails_stops_the_line_and_a_stop_order_holds(world):
         world.step("rebill")
     assert len(world.rows("SELECT FROM outcome JOIN operation USING (operation_id) WHERE incident_id = %s AND kind = 'rebill'",
                           world.incident)) == 10  # fmt: skip
-    world.register.order_sending("stop", reason="look first", login=None, password=None)
+    world.register.stop("look first", login=None, password=None)
     with pytest.raises(SendingStopped, match="look first"):
         world.step("rebill")
-    world.register.order_sending("resume", reason="", login=None, password=None)
+    world.register.resume("looked", stops=(), login="operator", password=None)
     assert counts(world.step("rebill")) == (34, 6, 0)
 
 
@@ -322,12 +322,12 @@ def test_what_a_stop_left_unsent_is_decided_anew_by_what_is_true_then(world, mon
 
 def test_a_stop_order_keeps_repeated_calls_from_writing_intents(world):
     charged_and_approved(world, people(world, 20))
-    world.register.order_sending("stop", reason="look first", login=None, password=None)
+    world.register.stop("look first", login=None, password=None)
     for _ in range(3):
         with pytest.raises(SendingStopped, match="look first"):
             world.step("cancel", ELEVENTH)
     assert world.rows("SELECT FROM operation WHERE incident_id = %s", world.incident) == []
-    world.register.order_sending("resume", reason="", login=None, password=None)
+    world.register.resume("looked", stops=(), login="operator", password=None)
     assert counts(world.step("cancel")) == (20, 0, 0)
 
 

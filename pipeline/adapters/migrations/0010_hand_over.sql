@@ -395,20 +395,12 @@ CREATE TRIGGER waits_for_hand_overs AFTER INSERT ON decision FOR EACH STATEMENT 
 
 -- -- who may -------------------------------------------------------------------------------------------------------------
 
-CREATE VIEW open_stop AS
-    SELECT order_id, person, reason, recorded_at, 1 AS needs_people, ARRAY[]::text[] AS lifted_by
-    FROM (SELECT * FROM sending_order ORDER BY order_id DESC LIMIT 1) newest WHERE action = 'stop';
-
-CREATE FUNCTION order_stop(reason text, needs_people integer) RETURNS bigint LANGUAGE sql SECURITY DEFINER
-    SET search_path = makegood, pg_temp AS $$
-    INSERT INTO sending_order (action, reason) VALUES ('stop', $1) RETURNING order_id
-$$;
-
 REVOKE INSERT ON batch, batch_event FROM makegood_pipeline;
 REVOKE EXECUTE ON FUNCTION take_mutex, require_epoch, last_sequence, begin_sending, record_batch, run_refusal, plan_refusal, hand_over,
-    record_event, end_unsent, require_stop_of_two, reenter_batch, declare_lost, order_stop FROM PUBLIC;
+    record_event, end_unsent, require_stop_of_two, reenter_batch, declare_lost FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION take_mutex TO makegood_pipeline, makegood_operator, makegood_approver, makegood_airflow;
-GRANT EXECUTE ON FUNCTION require_epoch, last_sequence, begin_sending, record_batch, hand_over, record_event, end_unsent, reenter_batch, declare_lost,
-    order_stop TO makegood_pipeline;
-GRANT SELECT ON sender, live_batch, wave_end, open_stop
+GRANT EXECUTE ON FUNCTION require_epoch, last_sequence, begin_sending, record_batch, hand_over, record_event, end_unsent, reenter_batch, declare_lost
+    TO makegood_pipeline;
+GRANT SELECT ON mutex TO makegood_pipeline;
+GRANT SELECT ON sender, live_batch, wave_end
     TO makegood_pipeline, makegood_airflow, makegood_operator, makegood_approver, makegood_analyst;

@@ -97,13 +97,13 @@ class PracticeRail(AdyenBatchRail):
 
     @property
     def identity(self) -> str:
-        """See `PaymentRail.identity`: this very acquirer, wherever its folder is moved to."""
+        """See `PaymentRail.identity`: this platform at this very acquirer, wherever its folder is moved to."""
         path = self.folder / "identity"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError), path.open("x") as file:
                 file.write(f"practice-{uuid.uuid4().hex}")
-        return path.read_text()
+        return f"{path.read_text()}/{self.account.platform}"
 
     def poll(self, file: BatchFile, operations: pa.Table, *, timeout_seconds: float) -> pa.Table:
         """See `PaymentRail.poll`."""
