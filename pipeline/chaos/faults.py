@@ -130,7 +130,9 @@ class Cell:
         Args:
             visits: by step, how often it comes past each point.
         """
-        if self.point != MOMENT and not visits.get(self.step, {}).get(self.point):
+        if self.step not in visits:
+            return "its world was not made"
+        if self.point != MOMENT and not visits[self.step].get(self.point):
             return "the step does not come past this point"
         fault = FAULTS[self.fault]
         if self.point == MOMENT and fault.action in ("error", "stop"):
