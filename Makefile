@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11; do \
 	  if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then echo $$p; break; fi; done
 
-.PHONY: help setup demo test test-fast lint airflow bench lock audit-lock clean
+.PHONY: help setup demo test test-fast test-world chaos chaos-full lint airflow bench lock audit-lock clean
 .DEFAULT_GOAL := help
 
 help:                ## this list
@@ -31,11 +31,21 @@ demo: setup          ## the main job on 30,000 real bills: verify, hold the wron
 # Two processes: the tests that run a whole Airflow wait for it most of the time.
 IN_TWO := -n 2 --no-loadscope-reorder
 
-test: setup lint     ## everything CI runs
+test: setup lint     ## every test that needs Python alone
 	@$(PYTHON) -m pytest $(IN_TWO)
 
 test-fast: setup     ## without the slow ones
-	@$(PYTHON) -m pytest $(IN_TWO) -m "not slow"
+	@$(PYTHON) -m pytest $(IN_TWO) -m "not slow and not world"
+
+test-world: setup    ## what takes more: servers restarted and restored, long faults
+	@$(PYTHON) -m pytest -m world
+
+# Faults in turn, each at a step and point that the seed draws; what was tried is kept, and a second call goes on.
+chaos: setup         ## about an hour of seeded faults at the points of the money path; says what broke and how to replay it
+	@$(VENV)/bin/makegood chaos --seeds 400 --record data/chaos.jsonl --report data/chaos.json
+
+chaos-full: setup    ## every cell of step, point and fault that applies; hours, and goes on where it stopped
+	@$(VENV)/bin/makegood chaos --all --record data/chaos-full.jsonl --report data/chaos-full.json
 
 lint: setup          ## style and import rules
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

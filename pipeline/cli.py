@@ -235,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     from pipeline import (
         cli_audit,
         cli_calibrate,
+        cli_chaos,
         cli_contacts,
         cli_control,
         cli_gate,
@@ -258,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_calibrate.add_commands(commands)
     cli_contacts.add_commands(commands)
     cli_scorecard.add_commands(commands)
+    cli_chaos.add_commands(commands)
     cli_audit.add_commands(commands)
     _add_administration(commands)
     return parser

@@ -5,6 +5,7 @@ look at `os.environ`; a test proves it.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -129,6 +130,11 @@ def armed_failpoint() -> str | None:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for programs that it starts."""
     return dict(os.environ)
+
+
+def adopt_environment(variables: Mapping[str, str]) -> None:
+    """Make `variables` part of this process's environment: for a program that plays the commands of several installations."""
+    os.environ.update(variables)
 
 
 def _platform(text: str) -> str:

@@ -20,6 +20,7 @@ from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.runs import Register
 from pipeline.cancel import cancel
 from pipeline.core.idempotency import merchant_reference, operation_id
+from pipeline.core.ledger import posting_for
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.execution import Sender
@@ -167,15 +168,29 @@ class World:
         other.deliver(file)
         answers = other.poll(file, operations, timeout_seconds=30)
         self.ledger.intend(self.run_id, charges)
-        silent = set(charges["operation_id"].to_pylist()) - set(answers["merchant_reference"].to_pylist())
+        said = {row["merchant_reference"]: row for row in answers.to_pylist()}
+        today = self.now.astimezone(self.settings.timezone).date()
         with self.server.connect() as connection:
-            for reference in silent:
-                connection.execute("INSERT INTO unanswered (operation_id) VALUES (%s)", (reference,))
-            for row in answers.to_pylist():
-                connection.execute(
-                    "INSERT INTO outcome (operation_id, status, reason, payment_id) VALUES (%s, %s, %s, %s)",
-                    (row["merchant_reference"], row["status"], row["reason"], row["payment_id"]),
+            for charge in charges.to_pylist():
+                answer = said.get(charge["operation_id"])
+                posting = posting_for("charge", answer["status"] if answer else "unknown", was_unknown=False)
+                entry = (
+                    (posting.debit, posting.credit, charge["amount_minor"], charge["currency"], today)
+                    if posting
+                    else (None,) * 5
                 )
+                if answer is None:
+                    connection.execute("INSERT INTO unanswered (operation_id) VALUES (%s)", (charge["operation_id"],))
+                    connection.execute(
+                        "INSERT INTO further_entry (operation_id, step, debit, credit, amount_minor, currency, effective_on)"
+                        " VALUES (%s, 'suspended', %s, %s, %s, %s, %s)", (charge["operation_id"], *entry),
+                    )  # fmt: skip
+                else:
+                    connection.execute(
+                        "INSERT INTO outcome (operation_id, status, reason, payment_id, debit, credit, amount_minor, currency,"
+                        " effective_on) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                        (charge["operation_id"], answer["status"], answer["reason"], answer["payment_id"], *entry),
+                    )  # fmt: skip
 
     def payments(self) -> dict[str, str]:
         """Payment id by the reference of its charge."""

@@ -58,7 +58,7 @@ from pipeline.adapters.settlement_files import read_settlement_files
 from pipeline.core.idempotency import merchant_reference, operation_id
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
-from pipeline.errors import GateClosed, OutcomeUnknown, OutsideWindow, SendingStopped
+from pipeline.errors import DamagedAnswer, GateClosed, OutcomeUnknown, OutsideWindow, SenderLost, SendingStopped
 from pipeline.reconcile import keep_what_came_back, reconcile
 from pipeline.schema import LANDED_SCHEMA
 from pipeline.settings import PROJECT_ROOT, Settings
@@ -92,6 +92,15 @@ COUNTS: Counter[str] = Counter()
 """What this session tried, for the people who want to know."""
 
 
+ANSWERS = {
+    "lost": OutcomeUnknown("the answers were lost on the way"),
+    "damaged": DamagedAnswer("the answers were damaged on the way"),
+}
+
+TAKEN_OVER_AT = ("record_batch", "hand_over", "note", "deliver", "record_event", "record_answers", "end_unsent")
+"""Calls right before which another sender may take over from one that was paused and lost its lock."""
+
+
 class KilledError(BaseException):
     """The process is dead. Whatever it does on its way down comes to nothing."""
 
@@ -101,12 +110,15 @@ class Saboteur:
 
     def __init__(self) -> None:
         self.armed: tuple[str, str, int] | None = None  # recovery point, before or after, at which call
-        self.is_dead = self.answers_are_lost = False
+        self.is_dead = False
+        self.answers_are: str | None = None  # lost, or damaged, on their way
+        self.taken_over: tuple[str, int] | None = None  # recovery point, at which call
+        self.take_over: Callable[[], Any] | None = None
         self.look_on: Callable[[str, tuple], None] | None = None
         self.fired = False
 
     def calm(self) -> None:
-        self.armed, self.is_dead, self.answers_are_lost = None, False, False
+        self.armed, self.is_dead, self.answers_are, self.taken_over = None, False, None, None
 
     def require_alive(self) -> None:
         if self.is_dead:
@@ -118,14 +130,19 @@ class Saboteur:
             if self.armed[2] == 0:
                 self.is_dead = self.fired = True
         self.require_alive()
+        if self.taken_over and when == "before" and self.taken_over[0] == point:
+            self.taken_over = (point, self.taken_over[1] - 1)
+            if self.taken_over[1] == 0:
+                COUNTS[f"fault: taken over before {point}"] += 1
+                self.take_over()
 
     def around(self, point: str, original: Callable) -> Callable:
         def call(*arguments: Any, **named: Any) -> Any:
             self.pass_by(point, "before")
             if self.look_on:
                 self.look_on(point, arguments)
-            if point == "poll" and self.answers_are_lost:
-                raise OutcomeUnknown("the answers were lost on the way")
+            if point == "poll" and self.answers_are:
+                raise ANSWERS[self.answers_are]
             answer = original(*arguments, **named)
             self.pass_by(point, "after")
             return answer
@@ -159,6 +176,7 @@ class Ground:
             " AND tablename NOT IN ('schema_migration', 'sender')"
         ).fetchone()[0]
         self._empty = f"TRUNCATE {names} RESTART IDENTITY CASCADE"
+        self.saboteur.take_over = lambda: self._admin.execute("UPDATE makegood.sender SET epoch = epoch + 1")
         for point, owner in RECOVERY_POINTS.items():
             self._patch(owner, point, self.saboteur.around(point, getattr(owner, point)))
         self._patch(postgres.Server, "connect", self.saboteur.at(postgres.Server.connect))
@@ -317,6 +335,12 @@ DEATH = st.one_of(
     st.tuples(st.sampled_from(sorted(RECOVERY_POINTS)), st.sampled_from(["before", "after"]), st.sampled_from([1, 1, 2, 3])),
 )  # fmt: skip
 
+TAKE_OVER = st.one_of(
+    st.none(), st.none(), st.none(), st.tuples(st.sampled_from(TAKEN_OVER_AT), st.sampled_from([1, 1, 2, 3]))
+)
+
+ANSWERS_ARE = st.sampled_from([None] * 6 + ["lost", "damaged"])
+
 DAY_ENDS = st.sampled_from([None, None, None, None, 1, 2, 3, 4])
 
 
@@ -389,27 +413,35 @@ class Remediation(RuleBasedStateMachine):
             self.count("time passes")
             self.world.turn(self.world.now + timedelta(hours=hours))
 
-    @rule(turns_at=DAY_ENDS, lost=SELDOM, dies=DEATH)
+    @rule(turns_at=DAY_ENDS, answers=ANSWERS_ARE, dies=DEATH, taken_over=TAKE_OVER)
     def cancel(self, **trouble: Any) -> None:
         self.move("cancel", **trouble)
 
-    @rule(turns_at=DAY_ENDS, lost=SELDOM, dies=DEATH)
+    @rule(turns_at=DAY_ENDS, answers=ANSWERS_ARE, dies=DEATH, taken_over=TAKE_OVER)
     def refund(self, **trouble: Any) -> None:
         self.move("refund", **trouble)
 
-    @rule(turns_at=DAY_ENDS, lost=SELDOM, dies=DEATH)
+    @rule(turns_at=DAY_ENDS, answers=ANSWERS_ARE, dies=DEATH, taken_over=TAKE_OVER)
     def rebill(self, **trouble: Any) -> None:
         self.move("rebill", **trouble)
 
-    def move(self, step: str, turns_at: int | None, lost: bool, dies: tuple[str, str, int] | None) -> None:
-        """A step. The day ends at its `turns_at`th look at the clock; with `lost` no answer arrives in time; it `dies` at a
-        recovery point, and whatever comes next goes on from what it had committed."""
+    def move(
+        self,
+        step: str,
+        turns_at: int | None,
+        answers: str | None,
+        dies: tuple[str, str, int] | None,
+        taken_over: tuple[str, int] | None,
+    ) -> None:
+        """A step. The day ends at its `turns_at`th look at the clock; its answers are lost or damaged; it `dies` at a recovery point,
+        or is `taken_over` from by another sender, and whatever comes next goes on from what it had committed."""
         with self.watched():
             self.count(step)
             saboteur = self.ground.saboteur
-            saboteur.answers_are_lost, saboteur.armed, saboteur.fired = lost, dies, False
-            self.count("fault: answers lost") if lost else None
-            with contextlib.suppress(KilledError):
+            saboteur.answers_are, saboteur.armed, saboteur.fired = answers, dies, False
+            saboteur.taken_over = taken_over
+            self.count(f"fault: answers {answers}") if answers else None
+            with contextlib.suppress(KilledError, SenderLost):
                 self.carry_out(step, turns_at)
             self.count(f"fault: killed {dies[1]} {dies[0]}") if saboteur.fired else None
 
