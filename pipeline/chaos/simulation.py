@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -65,6 +65,9 @@ ROUNDS_MAX = 16
 
 HELD_ROUNDS = 3
 """Calls after which the acquirer has booked what it was late with."""
+
+SLEEPS = (5, 8, 11, 15, 20, 30, 60, 120, 400)
+"""Turns of the others for which a process is paused: some wake up amid what whoever took over is doing, some long after."""
 
 PATIENT_ROUNDS = 6
 """Calls after which people look into what stays unknown, whatever it says."""
@@ -134,10 +137,12 @@ class Simulation:
         story: `release`, `undo` or `ceiling`; None draws it.
         faults: how many; None draws it.
         fates: weights of what becomes of charges at the acquirer; see `Acquirer.fates`.
+        kinds, points: what may go wrong, and where.
     """
 
     def __init__(
-        self, seed: int, ground: Ground, *, story: str | None = None, faults: int | None = None, fates: dict[str, int] | None = None
+        self, seed: int, ground: Ground, *, story: str | None = None, faults: int | None = None, fates: dict[str, int] | None = None,
+        kinds: Sequence[str] = FAULTS, points: Sequence[str] = POINTS,
     ) -> None:  # fmt: skip
         self.draw = random.Random(seed)
         story = story or self.draw.choices(("release", "undo", "ceiling"), (88, 9, 3))[0]
@@ -155,6 +160,7 @@ class Simulation:
         rule = StopRule() if self.draw.random() < 0.3 else StopRule(1.0, 1.0)
         self.rule = rule
         count = self.draw.choice((1, 1, 2, 2, 3)) if faults is None else faults
+        self._kinds, self._points = kinds, points
         self.pending = [fault for _ in range(count) for fault in self._drawn()]
         self.bills_other = not self.is_undo and self.draw.random() < 0.25
         self.saves: list[str] = []
@@ -168,7 +174,7 @@ class Simulation:
 
     def _drawn(self) -> Iterator[Fault]:
         """A fault; before it, where its point is one that only a later call comes past, the death of an earlier one."""
-        kind, point = self.draw.choice(FAULTS), self.draw.choice(POINTS)
+        kind, point = self.draw.choice(self._kinds), self.draw.choice(self._points)
         if kind == "commit_lost" or point == "db.commit":
             yield Fault(kind, "db.commit", self.draw.randint(1, 25))
             return
@@ -383,10 +389,10 @@ class Simulation:
             case "error":
                 raise RetriableError("a fault")
             case "pause":
-                process.asleep = self.draw.randint(5, 80)
+                process.asleep = self.draw.choice(SLEEPS)
             case "takeover":
                 self._lose_locks(process)
-                process.asleep = self.draw.randint(20, 400)
+                process.asleep = self.draw.choice(SLEEPS)
                 self._second()
             case "lose_lock":
                 self._lose_locks(process)
@@ -414,7 +420,7 @@ class Simulation:
                 self._bring_back(kind)
             case "repair":
                 self._lose_locks(process)
-                process.asleep = self.draw.randint(20, 400)
+                process.asleep = self.draw.choice(SLEEPS)
                 self.start("repair", self.repair)
 
     def _second(self) -> None:
