@@ -70,6 +70,7 @@ EVERYTHING = {
     "cli_scorecard",
     "cli_audit",
     "scorecard",
+    "chaos",
     "__main__",
 }
 

@@ -4,7 +4,6 @@ Belongs here: who owes what, the rows that runs and plans have of it, and making
 (`simulation`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -57,7 +56,9 @@ class Month:
     @classmethod
     def of(cls, period: str, digest: str, bills: dict[str, int]) -> "Month":
         run_id = f"{period}-{digest}"
-        run = LandedRun(run_id, period, "simulated", Path("/nowhere"), run_id, len(bills), sum(bills.values()), (), CHARGED)
+        run = LandedRun(
+            run_id, period, "simulated", Path("/nowhere"), run_id, len(bills), sum(bills.values()), (), CHARGED
+        )
         return cls(run, bills)
 
     def due(self, _: LandedRun, charged: pa.Table, *, first_wave: int = 0) -> Due:
@@ -82,7 +83,15 @@ class Month:
 
     def _operation(self, customer: str, attempt: int, wave: int) -> dict[str, Any]:
         return _operation(
-            "charge", self.run.run_id, None, self.run.billing_period, customer, attempt, self.bills[customer], wave, None
+            "charge",
+            self.run.run_id,
+            None,
+            self.run.billing_period,
+            customer,
+            attempt,
+            self.bills[customer],
+            wave,
+            None,
         )
 
 
@@ -95,7 +104,15 @@ def _wave(place: int) -> int:
 def _operation(
     kind: str, scope: str, incident: str | None, period: str, customer: str, attempt: int, amount: int, wave: int, original: str | None
 ) -> dict[str, Any]:  # fmt: skip
-    key = key_of(kind=kind, incident_id=incident, billing_period=period, bill_cycle=1, occurrence=1, attempt=attempt, customer_id=customer)
+    key = key_of(
+        kind=kind,
+        incident_id=incident,
+        billing_period=period,
+        bill_cycle=1,
+        occurrence=1,
+        attempt=attempt,
+        customer_id=customer,
+    )
     return {
         "operation_id": merchant_reference(key), "kind": kind, "scope": scope, "incident_id": incident, "customer_id": customer,
         "billing_period": period, "bill_cycle": 1, "occurrence": 1, "attempt": attempt, "charge_id": f"{kind}-{customer}",
@@ -151,7 +168,9 @@ class Undoing:
         incident = register.open_incident(
             billing_period="2023-09", charge_scope=RELEASED.run.run_id, issuers=["HANBIT"], corrected_run=RIGHT.run.run_id, reason=reason
         )  # fmt: skip
-        lines = pa.Table.from_pylist([_line(c, payments) for c in sorted(RELEASED.bills)], PLAN_SCHEMA).sort_by(LINE_KEY)
+        lines = pa.Table.from_pylist([_line(c, payments) for c in sorted(RELEASED.bills)], PLAN_SCHEMA).sort_by(
+            LINE_KEY
+        )
         header = {"incident_id": incident.incident_id, "corrected_run": RIGHT.run.run_id, "reversal": str(WINDOWS.reversal),
                   "rebill": str(WINDOWS.rebill), "number": 1}  # fmt: skip
         digest = plan_digest(header, lines)
@@ -175,7 +194,9 @@ class Undoing:
         incident, scope = self.plan.incident.incident_id, self.plan.scope(step)
         candidates = []
         for line in self.plan.lines.to_pylist():
-            kind, amount = ("rebill", RIGHT.bills[line["customer_id"]]) if step == "rebill" else ("refund", line["wrong_minor"])
+            kind, amount = (
+                ("rebill", RIGHT.bills[line["customer_id"]]) if step == "rebill" else ("refund", line["wrong_minor"])
+            )
             original = None if step == "rebill" else line["original_id"]
             for attempt in range(1, ATTEMPTS_MAX):
                 candidates.append(
@@ -196,6 +217,3 @@ def _line(customer: str, payments: dict[str, str]) -> dict[str, Any]:
         "rebill_charge_id": f"rebill-{customer}", "rebill_method": own["method"], "rebill_issuer": own["issuer"],
         "rebill_token": own["token"], "money_back_by": date(2023, 9, 12), "wave": 0,
     }  # fmt: skip
-
-
-Meant = Callable[[str, int, pa.Table], pa.Table]

@@ -93,7 +93,7 @@ class Machine:
                 process.ended = function()
             except KilledError:
                 process.ended = None
-            except Exception as error:  # noqa: BLE001 - whoever looks at the process judges it
+            except Exception as error:
                 process.ended = error
             process.is_over = True
             for connection in list(process.connections):
@@ -202,7 +202,7 @@ class Future:
     def come_to(self, function: Callable[[], Any]) -> None:
         try:
             self._value = function()
-        except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
+        except Exception as error:
             self._error = error
         finally:
             self.is_done = True

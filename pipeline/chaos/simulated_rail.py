@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.chaos.simulated_processes import Machine
 from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost
@@ -86,7 +85,7 @@ class Acquirer:
     evidence: dict[str, Content] = field(default_factory=dict)
     acknowledgements: dict[str, Acknowledgement] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
-    note: Noted = Noted(0, 0)
+    note: Noted = field(default_factory=lambda: Noted(0, 0))
     book: list[Movement] = field(default_factory=list)
     next_sequence: int = 1
     fates: dict[str, str] = field(default_factory=dict)
@@ -107,7 +106,9 @@ class Acquirer:
     def _book(self, name: str, file: Content) -> None:
         if file.sequence != self.next_sequence:
             problem = "was used before" if file.sequence < self.next_sequence else "leaves a gap"
-            self.acknowledgements[name] = Acknowledgement(file.header, file.sequence, False, self.next_sequence, problem)
+            self.acknowledgements[name] = Acknowledgement(
+                file.header, file.sequence, False, self.next_sequence, problem
+            )
             return
         self.next_sequence += 1
         fault = self.faults.pop(0) if self.faults else ""
@@ -320,12 +321,3 @@ class SimulatedRail:
         if self.machine.running:
             self.machine.running.require_alive()
         return self.acquirer
-
-
-def copy_of(bank: Acquirer) -> Acquirer:
-    """An acquirer of the same history."""
-    import copy
-
-    return copy.deepcopy(bank)
-
-
