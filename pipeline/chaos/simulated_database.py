@@ -51,8 +51,8 @@ BEGIN
     FOREACH relation IN ARRAY '{TABLES}'::text[] LOOP
         EXECUTE format('DELETE FROM makegood.%I', relation);
         IF jsonb_array_length(saved -> relation) > 0 THEN
-            EXECUTE format('INSERT INTO makegood.%1$I OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::makegood.%1$I, $1)',
-                           relation) USING saved -> relation;
+            EXECUTE format('INSERT INTO makegood.%1$I OVERRIDING SYSTEM VALUE'
+                           ' SELECT * FROM jsonb_populate_recordset(NULL::makegood.%1$I, $1)', relation) USING saved -> relation;
         END IF;
     END LOOP;
     PERFORM setval('makegood.batch_batch_id_seq', 1 + coalesce((SELECT max(batch_id) FROM makegood.batch), 0), false);

@@ -4,7 +4,6 @@ Belongs here: who owes what, the rows that runs and plans have of it, and making
 (`simulation`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -218,6 +217,3 @@ def _line(customer: str, payments: dict[str, str]) -> dict[str, Any]:
         "rebill_charge_id": f"rebill-{customer}", "rebill_method": own["method"], "rebill_issuer": own["issuer"],
         "rebill_token": own["token"], "money_back_by": date(2023, 9, 12), "wave": 0,
     }  # fmt: skip
-
-
-Meant = Callable[[str, int, pa.Table], pa.Table]

@@ -85,7 +85,7 @@ class Acquirer:
     evidence: dict[str, Content] = field(default_factory=dict)
     acknowledgements: dict[str, Acknowledgement] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
-    note: Noted = Noted(0, 0)
+    note: Noted = field(default_factory=lambda: Noted(0, 0))
     book: list[Movement] = field(default_factory=list)
     next_sequence: int = 1
     fates: dict[str, str] = field(default_factory=dict)
@@ -321,10 +321,3 @@ class SimulatedRail:
         if self.machine.running:
             self.machine.running.require_alive()
         return self.acquirer
-
-
-def copy_of(bank: Acquirer) -> Acquirer:
-    """An acquirer of the same history."""
-    import copy
-
-    return copy.deepcopy(bank)
