@@ -20,11 +20,11 @@ FLOOR_IMPORTS = ("bench.copy_floor",)
 
 LEDGER_STAGES = {
     "charged": "find due", "intend": "commit operations",
-    "record_batch": "record a file", "record_event": "record a file", "record_answers": "record answers", "unknown": "look up",
+    "record_batch": "record a file", "hand_over": "record a file", "record_answers": "record answers", "unknown": "look up",
     "tally": "tally",
 }  # fmt: skip
 RAIL_STAGES = {
-    "introduce": "introduce cards", "write": "write files", "read_back": "read files back", "submit": "hand over",
+    "introduce": "introduce cards", "write": "write files", "read_back": "read files back", "deliver": "hand over",
     "poll": "wait for answers",
 }  # fmt: skip
 
@@ -40,6 +40,15 @@ def charge(home: str, source: str) -> dict[str, Any]:
 
     makegood = Makegood(settings_in(Path(home)), as_of=AS_OF)
     run = makegood.extract(source, PERIOD).run
+    makegood.register.record_verification(
+        run.run_id,
+        suite_digest="bench",
+        history_digest="none",
+        decision="release",
+        findings=[],
+        not_judged=[],
+        report="",
+    )
     watch, work = Stopwatch(), Stopwatch()
 
     def find(*arguments: Any, **named: Any) -> Any:
@@ -51,7 +60,9 @@ def charge(home: str, source: str) -> dict[str, Any]:
         rail = Timed(real, watch, RAIL_STAGES)
         sender = Sender(ledger, rail, makegood.register, makegood.business_day, StopRule(), no_progress)
         with work.stage("release"):
-            outcome = release.release(run, ledger=ledger, find_due=find, sender=sender)
+            outcome = release.release(
+                run, ledger=ledger, find_due=find, sender=sender, require_still_allowed=lambda: None
+            )
     return {
         "seconds": sum(work.seconds.values()),
         "stages": work.seconds,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 
 from pipeline import calibrate as calibrate_stage
 from pipeline import extract as extract_stage
@@ -34,8 +35,8 @@ from pipeline.core.verdict import PEOPLE_NEEDED, Verification
 from pipeline.declarations import Declarations
 from pipeline.errors import GateClosed, MakegoodError, OutsideWindow, UsageError
 from pipeline.judge import load_suites
-from pipeline.ports import HistoryPeriod, LandedRun, Progress, no_progress
-from pipeline.remediation import Remediation
+from pipeline.ports import Due, HistoryPeriod, LandedRun, Progress, no_progress
+from pipeline.sending import Sending
 from pipeline.settings import Settings, armed_failpoint
 
 HISTORY_MONTHS = 12
@@ -57,7 +58,7 @@ class Judged:
     report: Path
 
 
-class Makegood(Remediation, Declarations):
+class Makegood(Sending, Declarations):
     """One installation with every stage: extract to release here, an incident in `Remediation`."""
 
     # -- extract and verify -------------------------------------------------------------------------------------
@@ -318,15 +319,17 @@ class Makegood(Remediation, Declarations):
     def prepare_release(self, run_id: str) -> list[int]:
         """Commit the run's due charges as operations; returns the numbers of the waves still to be answered."""
         authority = self.require_release_allowed(run_id)
-        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=self._find_due(run_id))
+        release_stage.prepare(self._landed(run_id), ledger=self.ledger, find_due=partial(self._due_of, run_id))
         self.audit_log.append("release", run_id, {"allowed_by": authority})
         return [wave.number for wave in self.ledger.waves(run_id) if not wave.answered]
 
     def send_wave(self, run_id: str, wave: int) -> release_stage.Released:
         """Send one prepared wave of a run, unless it has its answers already."""
-        self.require_release_allowed(run_id)
         with self.rail() as rail:
-            self._sender(rail).send(run_id, only_wave=wave)
+            sender = self._sender(rail)
+            with sender.turn() as turn:
+                self.require_release_allowed(run_id)  # it may have waited for its turn
+                sender.send(turn, run_id, only_wave=wave)
         return release_stage.outcome(run_id, ledger=self.ledger)
 
     def release(self, run_id: str) -> release_stage.Released:
@@ -336,7 +339,11 @@ class Makegood(Remediation, Declarations):
         try:
             with self.rail() as rail:
                 return release_stage.release(
-                    self._landed(run_id), ledger=self.ledger, find_due=self._find_due(run_id), sender=self._sender(rail)
+                    self._landed(run_id),
+                    ledger=self.ledger,
+                    find_due=partial(self._due_of, run_id),
+                    sender=self._sender(rail),
+                    require_still_allowed=partial(self.require_release_allowed, run_id),
                 )
         finally:
             with contextlib.suppress(UsageError):
@@ -345,7 +352,7 @@ class Makegood(Remediation, Declarations):
     def preview_release(self, run_id: str) -> dict[str, Any]:
         """What a release would charge, by class of row; writes and sends nothing."""
         run = self._landed(run_id)
-        classes = self._find_due(run_id)(run, self.ledger.charged(run.billing_period)).classes
+        classes = self._due_of(run_id, run, self.ledger.charged(run.billing_period)).classes
         return {"run_id": run_id, "due": {"rows": 0, "amount_minor": 0}} | classes
 
     def _holds(self, run_id: str) -> list[Incident]:
@@ -357,10 +364,10 @@ class Makegood(Remediation, Declarations):
             if i.charge_scope == run_id or (i.billing_period == period and not i.closed_at)
         ]
 
-    def _find_due(self, run_id: str) -> Any:
-        """How the run's due charges are found, issuers on hold left out."""
+    def _due_of(self, run_id: str, run: LandedRun, charged: pa.Table, *, first_wave: int = 0) -> Due:
+        """The run's due charges, issuers left out that are on hold by now."""
         held = frozenset(issuer for incident in self._holds(run_id) for issuer in incident.issuers or ())
-        return partial(find_due, held_issuers=held)
+        return find_due(run, charged, first_wave=first_wave, held_issuers=held)
 
     def stop(self, reason: str) -> dict[str, Any]:
         """Halt all sending within one wave; returns what is left, by name, or None where that cannot be said just now."""

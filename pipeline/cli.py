@@ -217,7 +217,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # they take their tools from here
-    from pipeline import cli_audit, cli_calibrate, cli_control, cli_gate, cli_generate, cli_incident, cli_scorecard
+    from pipeline import (
+        cli_audit,
+        cli_calibrate,
+        cli_control,
+        cli_gate,
+        cli_generate,
+        cli_incident,
+        cli_scorecard,
+        cli_sending,
+    )
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_verify(commands)
@@ -228,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_gate.add_commands(commands)
     cli_control.add_commands(commands)
     cli_control.add_replay(commands)
+    cli_sending.add_commands(commands)
     cli_generate.add_commands(commands)
     cli_calibrate.add_commands(commands)
     cli_scorecard.add_commands(commands)

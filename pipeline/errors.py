@@ -8,13 +8,16 @@ an exception. Messages name file, row, column and reason; they never carry a tok
 """
 
 __all__ = [
+    "DamagedAnswer",
     "FatalError",
+    "FileRefused",
     "GateClosed",
     "MakegoodError",
     "NotYetArrived",
     "OutcomeUnknown",
     "OutsideWindow",
     "RetriableError",
+    "SenderLost",
     "SendingStopped",
     "UnreadableInput",
     "UsageError",
@@ -35,6 +38,10 @@ class UsageError(FatalError):
     """The command or its arguments make no sense; the message says what would."""
 
     exit_code = 2
+
+
+class FileRefused(FatalError):
+    """The acquirer named our file and refused it whole, for a reason that excludes that it was booked: nothing of it moved."""
 
 
 class UnreadableInput(FatalError):
@@ -63,6 +70,10 @@ class RetriableError(MakegoodError):
     """The world failed (database, disk, acquirer away): the same call may be made again as it is."""
 
 
+class SenderLost(RetriableError):
+    """Another sender has taken over: this one hands nothing over and records nothing more; calling again waits for its turn."""
+
+
 class NotYetArrived(RetriableError):
     """Files have not arrived, or not completely; a later night takes them.
 
@@ -77,3 +88,7 @@ class NotYetArrived(RetriableError):
 
 class OutcomeUnknown(MakegoodError):
     """Something was sent and no answer came: it is looked up by its key, never sent again blindly."""
+
+
+class DamagedAnswer(OutcomeUnknown):
+    """An answer has come and cannot be trusted: what it was about is unknown, and is asked about by its keys."""

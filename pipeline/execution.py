@@ -1,21 +1,24 @@
 """The one way money moves: due operations, intent, rail, outcome - in that order.
 
 Belongs here: sending the waves of one scope (a released run, a step of an approved plan) so that a crash, a retry, a
-clear or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and `remedy` for the
+clear, a pause or a second sender moves nothing twice. Does not: who may send or what is due (`release`, and `remedy` for the
 remediation's verbs). Each step is committed before the next begins:
 
 1. the operations exist, each under its idempotency key: all of them before the first wave goes out (a release), or each wave's
    just in time, from what is true by then (a remediation);
-2. the wave's file - written, read back and matched to the operations, if need be while they are being committed - is recorded
-   with its sequence number;
-3. the hand-over is recorded, then the file is handed over - repeating that is harmless, the acquirer takes a sequence
-   number once;
-4. the answers are recorded with their entries; whatever got none is unknown: looked up, never sent again.
+2. the wave's file - written, staged, read back and matched to the operations, if need be while they are being committed - is
+   recorded with its sequence number;
+3. the hand-over is recorded - the database looks, in that very transaction, whether it is this sender's turn and whether the money may
+   still move - then the staged file is renamed to where the acquirer takes it;
+4. the answers are recorded with their entries; whatever got none, or none that can be trusted, is unknown: looked up, never sent again.
+
+No transaction can fence a rename. So whoever takes over renames the same staged file out of the acquirer's reach: if that succeeds it was
+never handed over, and its wave is decided anew; if it fails the file is with the acquirer, and its answers are waited for.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
@@ -25,25 +28,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.wave import NOT_A_FAILURE, StopRule
-from pipeline.errors import FatalError, GateClosed, OutcomeUnknown, SendingStopped
-from pipeline.ports import BatchFile, PaymentRail, Progress
+from pipeline.errors import DamagedAnswer, FatalError, FileRefused, GateClosed, OutcomeUnknown, SendingStopped
+from pipeline.failpoints import failpoint
+from pipeline.ports import BatchFile, Noted, PaymentRail, Progress
 from pipeline.schema import OPERATION_SCHEMA
 
 ANSWER_TIMEOUT_SECONDS = 120.0
 """How long a wave waits for its answers before its operations are called unknown: many times what the acquirer needs."""
 
 
+class Turn(Protocol):
+    """The right to send; see `adapters.ledger.Turn`."""
+
+    epoch: int
+    rail: str
+
+    def require(self) -> None: ...
+
+
 class Ledger(Protocol):
     """What sending needs of the books; see `adapters.ledger` for each promise."""
 
-    def sending(self) -> Any: ...
+    def sending(self, rail: str, noted: Noted) -> Any: ...
     def waves(self, scope: str) -> list[Any]: ...
-    def unanswered_hand_overs(self) -> list[tuple[str, Any]]: ...
+    def open_files(self, rail: str) -> list[tuple[str, Any]]: ...
+    def last_sequence(self, rail: str) -> int: ...
     def read_wave(self, scope: str, wave: int) -> tuple[pa.Table, pa.Table]: ...
-    def record_batch(self, scope: str, wave: int, file: BatchFile) -> int: ...
-    def record_event(self, batch_id: int, event: str, detail: str = "") -> None: ...
+    def record_batch(self, turn: Turn, scope: str, wave: int, file: BatchFile) -> int: ...
+    def hand_over(self, turn: Turn, batch_id: int) -> None: ...
+    def record_event(self, turn: Turn, batch_id: int, event: str, detail: str = "") -> None: ...
     def record_answers(
-        self, scope: str, batch_id: int, operations: pa.Table, answers: pa.Table, *, effective_on: date
+        self, turn: Turn, scope: str, batch_id: int, operations: pa.Table, answers: pa.Table, *, effective_on: date
     ) -> None: ...
     def unknown(self, scope: str) -> pa.Table: ...
     def resolve(self, scope: str, answers: pa.Table, *, effective_on: date) -> None: ...
@@ -88,6 +103,7 @@ class Sender:
     Attributes:
         effective_on: the business day the entries carry.
         rule: when a wave's answers stop the line.
+        answer_seconds: how long a wave waits for its answers.
     """
 
     ledger: Ledger
@@ -96,9 +112,47 @@ class Sender:
     effective_on: date
     rule: StopRule
     progress: Progress
+    answer_seconds: float = ANSWER_TIMEOUT_SECONDS
+
+    @contextmanager
+    def turn(self) -> Iterator[Turn]:
+        """Be the only sender, once what an earlier one left open is settled: taken back, or answered.
+
+        Raises:
+            RetriableError: another sender did not finish in time.
+            SendingStopped: this database does not know all that went out; or the answers found broke a stop rule.
+            FileRefused, FatalError: as `send`.
+        """
+        with self.ledger.sending(self.rail.identity, self.rail.noted()) as turn:
+            for scope, wave in self.ledger.open_files(turn.rail):
+                self.settle(turn, scope, wave)
+            yield turn
+
+    def settle(self, turn: Turn, scope: str, wave: Any) -> None:
+        """Take back a file whose fate is open - or, where it is with the acquirer, wait for its answers and record them.
+
+        Raises:
+            FatalError: it lies in no known place and is not answered, or the books do not know that it went out: it takes a person.
+        """
+        failpoint("recall.begin")
+        where = self.rail.recall(wave.file)
+        failpoint("recall.moved")
+        if where == "delivered" and not wave.handed_over:
+            raise FatalError(
+                f"{wave.file.path.name} is with the acquirer and the database does not know that it went out: `makegood sending repair`"
+            )
+        if where == "withdrawn" or not wave.handed_over:
+            self.ledger.record_event(turn, wave.batch_id, "withdrawn", "taken back before the acquirer had it")
+            failpoint("recall.recorded")
+            return
+        ready = _Ready(scope, wave.number, self.ledger.read_wave(scope, wave.number)[0], wave.file, wave.batch_id)
+        answers = self._answers(turn, ready, is_with_acquirer=where == "delivered")
+        self._record(turn, ready, answers)
+        self._require_healthy(ready, answers)
 
     def send(
         self,
+        turn: Turn,
         scope: str,
         *,
         only_wave: int | None = None,
@@ -111,23 +165,20 @@ class Sender:
         Calling it again after a crash, or twice at once, goes on where the first stopped.
 
         Args:
-            upcoming: waves that follow; asked for one at a time, while the acquirer works on the one before, and never
-                while somebody else sends.
-            upcoming_alone: stored waves that were never handed over are left alone; whoever brings `upcoming` decides on them anew.
+            upcoming: waves that follow; asked for one at a time, while the acquirer works on the one before.
+            upcoming_alone: stored waves are left alone; whoever brings `upcoming` decides on them anew.
             guard: asked right before every hand-over; raises when that moment is not one to send in.
 
         Raises:
+            SenderLost: another sender has taken over; what it finds is its to settle.
             SendingStopped: a person stopped sending, or a stop rule was broken; what was sent is recorded.
-            GateClosed: from `guard` or `upcoming`; what was sent is recorded.
+            GateClosed: from `guard`, `upcoming` or the database; what was sent is recorded.
             FatalError: a file does not say what was meant, or the acquirer refused it; nothing of that wave went out.
         """
-        with self.ledger.sending():
-            for held_scope, wave in self.ledger.unanswered_hand_overs():  # first: sequence numbers admit no gap
-                self._send_all(held_scope, [wave], always_open)
-            self.look_up_unknown(scope)
-            stored = [] if upcoming_alone else self.ledger.waves(scope)
-            waves = [w for w in stored if not w.answered and only_wave in (None, w.number)]
-            self._send_all(scope, chain(waves, upcoming), guard)
+        self.look_up_unknown(scope)
+        stored = [] if upcoming_alone else self.ledger.waves(scope)
+        waves = [w for w in stored if not w.answered and only_wave in (None, w.number)]
+        self._send_all(turn, scope, chain(waves, upcoming), guard)
 
     def require_sending_allowed(self, scope: str) -> None:
         """Pass while nobody has stopped sending.
@@ -164,86 +215,114 @@ class Sender:
         """Ask the acquirer what became of operations that were sent and never answered."""
         unknown = self.ledger.unknown(scope)
         if unknown.num_rows:
-            answers = self.rail.inquire(unknown["merchant_reference"].combine_chunks())
+            failpoint("unknown.ask")
+            answers = self._ask(unknown)
+            failpoint("unknown.answered")
             self.ledger.resolve(scope, answers, effective_on=self.effective_on)
+            failpoint("unknown.recorded")
 
-    def _send_all(self, scope: str, waves: Iterable[Any], guard: Callable[[], None]) -> None:
+    def _ask(self, operations: pa.Table) -> pa.Table:
+        """What the acquirer says of `operations` by their keys; what it says of another amount is not believed, so it stays unknown."""
+        answers = self.rail.inquire(operations["merchant_reference"].combine_chunks())
+        place = pc.index_in(answers["merchant_reference"], operations["merchant_reference"].combine_chunks())
+        is_meant = pc.equal(answers["amount_minor"], operations["amount_minor"].take(place))
+        return answers.filter(pc.fill_null(is_meant, True))
+
+    def _send_all(self, turn: Turn, scope: str, waves: Iterable[Any], guard: Callable[[], None]) -> None:
         """Send `waves` in order. While the acquirer works on one, the next is written and the one before is recorded;
         the next goes out only after the answers have passed the stop rule."""
         moved_minor = self.moved_minor(scope)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording") as thread:
-            under_way = _UnderWay(self._record, thread)
+            under_way = _UnderWay(lambda ready, answers: self._record(turn, ready, answers), thread)
             try:
                 for sent, wave in enumerate(waves):
                     self.progress("waves sent", sent, None)
-                    upcoming = self._ready(scope, wave, after=under_way.ready)
+                    upcoming = self._ready(turn, scope, wave, after=under_way.ready)
                     if under_way.ready:
-                        under_way.answers = self._answers(under_way.ready)
+                        under_way.answers = self._answers(turn, under_way.ready)
                         self._require_healthy(under_way.ready, under_way.answers)
-                    if not upcoming.handed_over:
-                        self.require_sending_allowed(scope)
-                        moved_minor += upcoming.file.total_minor
-                        self.require_below_cap(scope, upcoming.wave, moved_minor)
-                        guard()
+                    self.require_sending_allowed(scope)
+                    moved_minor += upcoming.file.total_minor
+                    self.require_below_cap(scope, upcoming.wave, moved_minor)
+                    guard()
                     under_way.await_recording()  # so that, whatever happens, no more than two waves are without their answers
-                    self._hand_over(upcoming)
+                    self._hand_over(turn, upcoming)
                     under_way.followed_by(upcoming)
             except GateClosed:
-                self._finish(under_way)
+                self._finish(turn, under_way)
                 raise
-            self._finish(under_way)
+            self._finish(turn, under_way)
             if under_way.ready:
                 self._require_healthy(under_way.ready, under_way.answers)
 
-    def _finish(self, under_way: "_UnderWay") -> None:
+    def _finish(self, turn: Turn, under_way: "_UnderWay") -> None:
         """Wait for the answers to what has gone out and record them."""
         under_way.await_recording()
         if under_way.ready:
             if under_way.answers is None:
-                under_way.answers = self._answers(under_way.ready)
-            self._record(under_way.ready, under_way.answers)
+                under_way.answers = self._answers(turn, under_way.ready)
+            self._record(turn, under_way.ready, under_way.answers)
 
-    def _ready(self, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
-        """The wave's file, written, read back, matched and recorded - or, after a crash, the file that was handed over."""
+    def _ready(self, turn: Turn, scope: str, wave: Any, *, after: "_Ready | None") -> "_Ready":
+        """The wave's file: written, read back, matched and recorded."""
         if isinstance(wave, Prepared):
             operations = wave.operations
         else:
             operations, cards = self.ledger.read_wave(scope, wave.number)
-            if wave.handed_over:
-                return _Ready(scope, wave.number, operations, wave.file, wave.batch_id, handed_over=True)
             if operations["kind"][0].as_py() in ("charge", "rebill"):
                 self.rail.introduce(cards)
-            if wave.batch_id is not None:  # a file that a crash left is never trusted, only replaced
-                self.ledger.record_event(wave.batch_id, "rejected", "written but never handed over; written again")
-        sequence = after.file.sequence + 1 if after else self.rail.next_sequence()
+        sequence = after.file.sequence + 1 if after else self._next_sequence(turn)
         file = self.rail.write(operations, sequence=sequence, echo=f"{scope} wave {wave.number}")
+        failpoint("file.written")
         require_match(self.rail.read_back(file), operations, file)
+        failpoint("file.matched")
         if isinstance(wave, Prepared):
             wave.await_commit()
-        batch_id = self.ledger.record_batch(scope, wave.number, file)
-        return _Ready(scope, wave.number, operations, file, batch_id, handed_over=False)
+        batch_id = self.ledger.record_batch(turn, scope, wave.number, file)
+        failpoint("file.recorded")
+        return _Ready(scope, wave.number, operations, file, batch_id)
 
-    def _hand_over(self, ready: "_Ready") -> None:
-        if not ready.handed_over:
-            require_as_written(
-                ready.file
-            )  # it has waited for the wave before; once recorded as handed over it must be sendable
-            self.ledger.record_event(ready.batch_id, "handed_over")
-        self.rail.submit(ready.file)
+    def _next_sequence(self, turn: Turn) -> int:
+        """The acquirer's answers say which number it takes next - unless they are damaged, or late; the books have what went out."""
+        return max(self.rail.next_sequence(), self.ledger.last_sequence(turn.rail) + 1)
 
-    def _answers(self, ready: "_Ready") -> pa.Table:
+    def _hand_over(self, turn: Turn, ready: "_Ready") -> None:
+        failpoint("hand_over.begin")
+        turn.require()
+        self.rail.require_as_written(ready.file)  # it has waited for the wave before
+        self.ledger.hand_over(turn, ready.batch_id)
+        failpoint("hand_over.recorded")
+        self.rail.note(Noted(turn.epoch, ready.file.sequence))
+        failpoint("hand_over.noted")
+        self.rail.deliver(ready.file)
+        failpoint("hand_over.delivered")
+
+    def _answers(self, turn: Turn, ready: "_Ready", *, is_with_acquirer: bool = True) -> pa.Table:
+        """The answers to a wave. Only a refusal that excludes that the file was booked is one; whatever else is wrong is asked about."""
+        failpoint("answers.wait")
         try:
-            return self.rail.poll(ready.file, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
-        except OutcomeUnknown:
-            return self.rail.inquire(ready.operations["merchant_reference"].combine_chunks())
-        except FatalError as error:
-            self.ledger.record_event(ready.batch_id, "rejected", str(error))
+            answers = self.rail.poll(ready.file, ready.operations, timeout_seconds=self.answer_seconds)
+        except FileRefused as refusal:
+            self.ledger.record_event(turn, ready.batch_id, "rejected", str(refusal))
             raise
+        except OutcomeUnknown as why:
+            if isinstance(why, DamagedAnswer):
+                self.ledger.record_event(turn, ready.batch_id, "damaged", str(why))
+            elif not is_with_acquirer:
+                raise FatalError(
+                    f"{ready.file.path.name} was handed over and lies in no known place: it was lost, or the acquirer has it and does not"
+                    " answer. `makegood sending repair` says which, and leads out"
+                ) from None
+            answers = self._ask(ready.operations)
+        failpoint("answers.read")
+        return answers
 
-    def _record(self, ready: "_Ready", answers: pa.Table) -> None:
+    def _record(self, turn: Turn, ready: "_Ready", answers: pa.Table) -> None:
+        failpoint("answers.record")
         self.ledger.record_answers(
-            ready.scope, ready.batch_id, ready.operations, answers, effective_on=self.effective_on
+            turn, ready.scope, ready.batch_id, ready.operations, answers, effective_on=self.effective_on
         )
+        failpoint("answers.recorded")
 
     def _require_healthy(self, ready: "_Ready", answers: pa.Table) -> None:
         """Stop the line where a wave's answers say that the file, not the customers, is wrong.
@@ -272,7 +351,6 @@ class _Ready:
     operations: pa.Table
     file: BatchFile
     batch_id: int
-    handed_over: bool
 
 
 @dataclass(slots=True)
@@ -302,20 +380,6 @@ class _UnderWay:
         if self.recording:
             recording, self.recording = self.recording, None
             recording.result()
-
-
-def require_as_written(file: BatchFile) -> None:
-    """Prove that the bytes on disk are those that were read back and matched.
-
-    Raises:
-        FatalError: they are not; nothing was sent.
-    """
-    with file.path.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
-            raise FatalError(
-                f"{file.path.name} is not as it was written (its SHA-256 differs): somebody changed it, it was not sent."
-                " Calling again writes it anew"
-            )
 
 
 def require_match(read_back: pa.Table, operations: pa.Table, file: BatchFile) -> None:

@@ -16,7 +16,7 @@ FAILPOINTS = (
     "lock.taken",
     "recall.begin", "recall.moved", "recall.recorded",
     "intents.commit", "intents.committed",
-    "file.written", "file.matched", "file.staged", "file.recorded",
+    "file.written", "file.matched", "file.recorded",
     "hand_over.begin", "hand_over.recorded", "hand_over.noted", "hand_over.delivered",
     "answers.wait", "answers.read", "answers.record", "answers.recorded",
     "unknown.ask", "unknown.answered", "unknown.recorded",

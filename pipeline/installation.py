@@ -57,7 +57,7 @@ class Installation:
 
     @cached_property
     def ledger(self) -> PostgresLedger:
-        return PostgresLedger(self.server)
+        return PostgresLedger(self.server, as_of=self._as_of, timezone=self.settings.timezone)
 
     @property
     def as_of(self) -> datetime:
@@ -96,7 +96,11 @@ class Installation:
             yield rail
 
     def _sender(self, rail: PaymentRail) -> Sender:
-        return Sender(self.ledger, rail, self.register, self.business_day, StopRule(), self.progress)
+        return self._sender_with(rail, StopRule())
+
+    def _sender_with(self, rail: PaymentRail, rule: StopRule) -> Sender:
+        seconds = self.settings.answer_seconds
+        return Sender(self.ledger, rail, self.register, self.business_day, rule, self.progress, answer_seconds=seconds)
 
     def _landed(self, run_id: str, *, thoroughly: bool = True) -> LandedRun:
         run = self.lake.find(run_id, thoroughly=thoroughly)

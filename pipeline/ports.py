@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -104,17 +104,55 @@ class BatchFile:
     """An outgoing file, written but not handed over.
 
     Attributes:
-        path: where it waits, outside the folder the acquirer reads.
+        path: where it is kept as evidence of what goes out, outside the folder the acquirer reads.
+        staged: a second copy, one rename away from the acquirer; whoever moves it first - to the acquirer, or out of its
+            reach - has decided. None for a file of before there was one.
         sequence: the acquirer's file sequence number, exactly one above the last accepted.
+        header: its first line, which comes back in every answer: it names the sequence number and a digest of the rest.
         sha256: of its bytes.
         operation_count, total_minor: what it was written to contain.
     """
 
     path: Path
+    staged: Path | None
     sequence: int
+    header: str
     sha256: str
     operation_count: int
     total_minor: int
+
+
+Whereabouts = Literal["withdrawn", "delivered", "missing"]
+"""Of a staged file: moved out of the acquirer's reach, with the acquirer, or in no place that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that the acquirer has, by its own answers.
+
+    Attributes:
+        name, sequence, header: as in `BatchFile`.
+        scope, wave: what it was written for, as its header says; empty and 0 where it does not.
+    """
+
+    name: str
+    sequence: int
+    header: str
+    scope: str
+    wave: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is known outside the database to have gone out, so that one restored from a backup is found out.
+
+    Attributes:
+        epoch: of the sender that handed over last.
+        sequence: of the last file handed over, or accepted by the acquirer; 0 for none.
+    """
+
+    epoch: int
+    sequence: int
 
 
 class PaymentRail(Protocol):
@@ -122,34 +160,58 @@ class PaymentRail(Protocol):
 
     Attributes:
         simulated: whether a simulated clock may be used with it; only the practice acquirer says yes.
+        identity: names the counter of file sequence numbers; the same for as long as the acquirer counts on.
     """
 
     simulated: bool
+    identity: str
 
     def introduce(self, cards: pa.Table) -> None:
         """Make `cards` (`CARD_SCHEMA`) known to the acquirer; repeating it changes nothing. A no-op on real rails."""
 
     def write(self, operations: pa.Table, *, sequence: int, echo: str) -> BatchFile:
-        """Write `operations` (`OPERATION_SCHEMA`, all of one file type) as a file, not handed over; same input, same bytes.
+        """Write `operations` (`OPERATION_SCHEMA`, all of one file type) as a file, not handed over, and staged.
 
-        `echo` (at most 80 characters) goes out in the file header and comes back in its answers.
+        Both copies are on the disk, and survive a power loss, when this returns. `echo` goes out in the file's header with a
+        digest of its operations, and comes back in its answers.
         """
 
     def read_back(self, file: BatchFile) -> pa.Table:
-        """What the file on disk really says, as `OPERATION_SCHEMA`; reads the bytes anew.
+        """What the staged file on disk really says, as `OPERATION_SCHEMA`; reads the bytes anew.
 
         Raises:
             FatalError: it cannot be parsed, or its trailers contradict its lines.
         """
 
-    def submit(self, file: BatchFile) -> None:
-        """Hand the file over: one atomic rename, repeated harmlessly."""
-
-    def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
-        """Wait for the file's answers, as `OUTCOME_SCHEMA`; operations it does not answer for are left out.
+    def require_as_written(self, file: BatchFile) -> None:
+        """Prove that the staged bytes are those that were read back and matched.
 
         Raises:
-            FatalError: the acquirer rejected the whole file; the message has its reason.
+            FatalError: they are not; nothing was sent.
+        """
+
+    def note(self, noted: Noted) -> None:
+        """Keep, beside the rail and through a power loss, what was handed over last."""
+
+    def noted(self) -> Noted:
+        """What is known here to have gone out: the note, or what the acquirer has accepted since."""
+
+    def deliver(self, file: BatchFile) -> None:
+        """Hand the file over: one atomic rename of its staged copy.
+
+        Raises:
+            SenderLost: somebody has moved it out of the acquirer's reach; it was not handed over.
+        """
+
+    def recall(self, file: BatchFile) -> Whereabouts:
+        """Move the staged file out of the acquirer's reach, unless it was delivered; says which. Repeating it says the same."""
+
+    def poll(self, file: BatchFile, operations: pa.Table, *, timeout_seconds: float) -> pa.Table:
+        """Wait for the answers to the file's `operations`, as `OUTCOME_SCHEMA`; what it does not answer for is left out.
+
+        Raises:
+            FileRefused: the acquirer rejected the whole file, and cannot have booked it; the message has its reason.
+            DamagedAnswer: an answer is there that cannot be trusted; a copy was kept, and the message names it.
             OutcomeUnknown: no answer within `timeout_seconds`.
         """
 
@@ -161,7 +223,7 @@ class PaymentRail(Protocol):
         """
 
     def next_sequence(self) -> int:
-        """The file sequence number the acquirer will accept next."""
+        """The file sequence number the acquirer will accept next, as far as its answers say."""
 
     def set_clock(self, as_of: datetime | None) -> None:
         """Tell a practice acquirer what time it is; None means real time.

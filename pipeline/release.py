@@ -125,16 +125,28 @@ def prepare(run: LandedRun, *, ledger: Books, find_due: Callable[..., Due]) -> d
     return due.classes
 
 
-def release(run: LandedRun, *, ledger: Books, find_due: Callable[..., Due], sender: Sender) -> Released:
+def release(
+    run: LandedRun,
+    *,
+    ledger: Books,
+    find_due: Callable[..., Due],
+    sender: Sender,
+    require_still_allowed: Callable[[], object],
+) -> Released:
     """Prepare and send a run that `require_allowed` allowed: nothing goes out before all of it is committed.
 
+    Args:
+        require_still_allowed: asked once it is this sender's turn, which may have taken a while.
+
     Raises:
+        GateClosed: it may not be charged any more.
         SendingStopped, FatalError, RetriableError: as `execution.Sender.send`; calling again goes on.
     """
-    with ledger.releasing(run.billing_period):
+    with ledger.releasing(run.billing_period), sender.turn() as turn:
+        require_still_allowed()
         due = _due(run, ledger, find_due)
         with closing(_waves(run.run_id, due.operations, ledger, sender.rail)) as upcoming:
-            sender.send(run.run_id, upcoming=upcoming)
+            sender.send(turn, run.run_id, upcoming=upcoming)
     return outcome(run.run_id, ledger=ledger, classes=due.classes)
 
 

@@ -50,7 +50,6 @@ from pipeline.core.verdict import Verification
 from pipeline.core.wave import StopRule
 from pipeline.core.window import Window, Windows
 from pipeline.errors import GateClosed, UsageError
-from pipeline.execution import Sender
 from pipeline.judge import load_suites
 from pipeline.oversight import Oversight
 from pipeline.ports import HistoryPeriod
@@ -105,9 +104,21 @@ class Remediation(Oversight):
             billing_period=standing.billing_period, charge_scope=imported.scope if imported else wrong, issuers=issuers,
             corrected_run=corrected, reason=reason, login=self.settings.login, password=self.settings.password,
         )  # fmt: skip
+        self._end_unsent(incident.billing_period)
         assessment = self.assess(incident.incident_id).to_json()
         taken = {"imported": {name: getattr(imported, name) for name in imported.__slots__}} if imported else {}
         return incident.to_json() | assessment | taken
+
+    def _end_unsent(self, billing_period: str) -> None:
+        """End what runs of the period meant to charge and have not sent, once what is in flight has come to its end. The hold stands
+        since the incident was opened, so a release that is at work stops before its next file.
+
+        Raises:
+            RetriableError: what is in flight did not come to its end in time; opening the incident again waits on.
+        """
+        with self.rail() as rail, self._sender(rail).turn() as turn:
+            runs = self.register.runs(billing_period)
+            self.ledger.end_unsent(turn, runs, "an incident holds its bills")
 
     def assess(self, incident_id: str) -> assess_stage.Assessment:
         """Who was hurt, and by how much; asks no acquirer. Keeps what it found for the incident's page."""
@@ -243,8 +254,7 @@ class Remediation(Oversight):
                 return names | {"dry_run": True} | preview(books)
             self.audit_log.append(step, incident_id, {"plan": plan.plan_digest})
             with self.rail() as rail:
-                rule = StopRule(amount_minor_max=plan.total_minor)
-                sender = Sender(self.ledger, rail, self.register, self.business_day, rule, self.progress)
+                sender = self._sender_with(rail, StopRule(amount_minor_max=plan.total_minor))
                 if step == "rebill":
                     return names | rebill_stage.rebill(books, sender=sender, guard=guard)
                 carry_out = cancel_stage.cancel if step == "cancel" else refund_stage.refund
@@ -300,7 +310,7 @@ class Remediation(Oversight):
     def _look_up(self, scopes: list[str]) -> None:
         """Ask what became of operations that were sent and never answered; that moves no money."""
         if scopes:
-            with self.rail() as rail, self.ledger.sending():
+            with self.rail() as rail:
                 for scope in scopes:
                     self._sender(rail).look_up_unknown(scope)
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline.core.wave import CANARY_SIZES, WAVE_SIZE
 from pipeline.core.window import Window
 from pipeline.errors import FatalError, GateClosed, OutsideWindow
-from pipeline.execution import Prepared, Sender, prepared
+from pipeline.execution import Prepared, Sender, Turn, prepared
 from pipeline.ports import LiveStates
 
 WAVES_AHEAD = 2
@@ -36,7 +36,7 @@ class Books(Protocol):
     scope: str
 
     def unknown_scopes(self) -> list[str]: ...
-    def begin(self) -> int: ...
+    def begin(self, turn: Turn) -> int: ...
     def cards(self) -> pa.Table: ...
     def due(self, start: int, count: int) -> pa.Table: ...
     def next_wave(self) -> int: ...
@@ -101,8 +101,8 @@ def carry_out(books: Books, sender: Sender, guard: Guard, live: LiveStates | Non
         raise
     stopped = None
     try:
-        with closing(_ahead(_waves(books, sender, guard, live))) as upcoming:
-            sender.send(books.scope, upcoming=upcoming, upcoming_alone=True, guard=guard)
+        with sender.turn() as turn, closing(_ahead(_waves(books, sender, turn, guard, live))) as upcoming:
+            sender.send(turn, books.scope, upcoming=upcoming, upcoming_alone=True, guard=guard)
     except OutsideWindow as closed:
         stopped = str(closed)
     finally:
@@ -120,12 +120,12 @@ def _look_up(books: Books, sender: Sender) -> None:
         sender.look_up_unknown(scope)
 
 
-def _waves(books: Books, sender: Sender, guard: Guard, live: LiveStates | None) -> Iterator[Prepared]:
+def _waves(books: Books, sender: Sender, turn: Turn, guard: Guard, live: LiveStates | None) -> Iterator[Prepared]:
     """Commit one wave's intents after another. The question about the next wave's payments is put before this wave's is answered,
     so the acquirer answers it between two files and nobody waits; and the database takes the intents while their file is written."""
     _look_up(books, sender)
     sender.require_sending_allowed(books.scope)  # before what an earlier call left is withdrawn, only to be left again
-    portions = _portions(books.begin(), fresh=books.next_wave() == 0)
+    portions = _portions(books.begin(turn), fresh=books.next_wave() == 0)
     cards = books.cards()
     if cards.num_rows:
         sender.rail.introduce(cards)

@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 from pipeline.core.billing_period import BillingCalendar
 from pipeline.errors import UsageError
 
+MOST_SECONDS = 86_400.0
+"""Longest wait that a setting may ask for: a day."""
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +32,7 @@ class Settings:
             `MAKEGOOD_CHARGE_DAYS` as `first-last`).
         login, password: the person who decides (`MAKEGOOD_LOGIN`, `MAKEGOOD_PASSWORD`); a database login.
         suites: the folder of expectation suites (`MAKEGOOD_SUITES`, default `expectations/suites`).
+        answer_seconds: how long a file waits for its answers before its operations are called unknown (`MAKEGOOD_ANSWER_SECONDS`).
         audit_anchor: a second folder for the signed heads of the audit log, best where others look after it
             (`MAKEGOOD_AUDIT_ANCHOR`); None keeps them below `home` alone.
     """
@@ -41,6 +45,7 @@ class Settings:
     login: str | None
     password: str | None
     suites: Path
+    answer_seconds: float
     audit_anchor: Path | None = None
 
     @classmethod
@@ -61,6 +66,7 @@ class Settings:
             login=env.get("MAKEGOOD_LOGIN") or None,
             password=env.get("MAKEGOOD_PASSWORD") or None,
             suites=Path(env.get("MAKEGOOD_SUITES") or PROJECT_ROOT / "expectations" / "suites").resolve(),
+            answer_seconds=_seconds(env.get("MAKEGOOD_ANSWER_SECONDS", "120")),
             audit_anchor=Path(env["MAKEGOOD_AUDIT_ANCHOR"]).expanduser().resolve()
             if env.get("MAKEGOOD_AUDIT_ANCHOR")
             else None,
@@ -96,6 +102,16 @@ def armed_failpoint() -> str | None:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for programs that it starts."""
     return dict(os.environ)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MOST_SECONDS:
+        raise UsageError(f"MAKEGOOD_ANSWER_SECONDS is a number of seconds, such as 120; not {text!r}")
+    return seconds
 
 
 def _charge_days(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from pipeline.adapters import postgres
 from pipeline.adapters.incidents import IncidentRegister
 from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
 from pipeline.adapters.plan_file import LINE_KEY, plan_digest, write_plan
+from pipeline.adapters.rails.adyen_batch import MerchantAccount
 from pipeline.adapters.rails.practice import PracticeRail
 from pipeline.adapters.remedies import STEP_COLUMNS, PlanInProgress
 from pipeline.adapters.runs import Register
@@ -25,7 +26,7 @@ from pipeline.ports import LandedRun, no_progress
 from pipeline.rebill import rebill
 from pipeline.refund import refund
 from pipeline.remedy import Guard
-from pipeline.schema import PLAN_SCHEMA
+from pipeline.schema import CARD_SCHEMA, OPERATION_SCHEMA, PLAN_SCHEMA
 from pipeline.settings import Settings
 
 PERIOD = "2023-09"
@@ -37,6 +38,10 @@ THIRTEENTH = datetime(2023, 9, 13, 3, tzinfo=UTC)
 FOURTEENTH = datetime(2023, 9, 14, 3, tzinfo=UTC)
 
 WINDOWS = Windows(Window(date(2023, 9, 11), date(2023, 9, 12)), Window(date(2023, 9, 12), date(2023, 9, 13)))
+
+
+ELSEWHERE = MerchantAccount(platform="Elsewhere")
+"""Another system that charges the same customers."""
 
 
 @dataclass
@@ -56,6 +61,11 @@ class Customer:
         return f"tok-{self.customer_id}"
 
     @property
+    def issuer(self) -> str:
+        """Every world has an issuer of its own, for an incident holds what is its own alone."""
+        return f"HANBIT {self.customer_id.partition('-')[0]}"
+
+    @property
     def original(self) -> str:
         return merchant_reference(
             operation_id(kind="charge", incident_id=None, billing_period=PERIOD, bill_cycle=1, occurrence=self.occurrence, attempt=1,
@@ -69,10 +79,11 @@ class World:
     def __init__(self, settings: Settings, folder: Path, name: str) -> None:
         self.settings = replace(settings, home=folder)
         self.server = postgres.open_server(settings)
-        self.ledger, self.register = PostgresLedger(self.server), Register(self.server)
+        self.register = Register(self.server)
         self.incidents = IncidentRegister(self.server, folder)
         self.run_id = f"{PERIOD}-{md5(name.encode()).hexdigest()[:12]}"
         self.corrected = f"{PERIOD}-{md5(f'{name} right'.encode()).hexdigest()[:12]}"
+        self.issuer = f"HANBIT {self.run_id[-6:]}"
         self.rail = PracticeRail(folder / "acquirer", outbox=folder / "outgoing")
         self.now = CHARGED
         self.rule = StopRule()
@@ -80,6 +91,19 @@ class World:
         self.made = 0
         for run_id in (self.run_id, self.corrected):
             self.register.record_run(LandedRun(run_id, PERIOD, str(folder), folder / "x", run_id, 1, 1, (), CHARGED))
+            self.register.record_verification(
+                run_id,
+                suite_digest="s",
+                history_digest="none",
+                decision="release",
+                findings=[],
+                not_judged=[],
+                report="x",
+            )
+
+    @property
+    def ledger(self) -> PostgresLedger:
+        return PostgresLedger(self.server, as_of=self.now, timezone=self.settings.timezone)
 
     # -- the wrong month ----------------------------------------------------------------------------------------
 
@@ -88,17 +112,55 @@ class World:
         self.rail.set_clock(to)
 
     def charge(self, customers: list[Customer]) -> None:
-        """Charge them the wrong amounts."""
+        """Charge them the wrong amounts; another system does where it is not their first charge."""
         self.turn(self.now)
+        if all(c.occurrence > 1 for c in customers):
+            self.run_id = f"import-{self.run_id}"
         rows = [
             {"operation_id": c.original, "kind": "charge", "scope": self.run_id, "incident_id": None, "customer_id": c.customer_id,
              "billing_period": PERIOD, "bill_cycle": 1, "occurrence": c.occurrence, "attempt": 1, "charge_id": f"ch-{c.customer_id}",
-             "amount_minor": c.wrong, "currency": "KRW", "payment_method": c.method, "issuer": "HANBIT", "instrument_token": c.token,
+             "amount_minor": c.wrong, "currency": "KRW", "payment_method": c.method, "issuer": c.issuer, "instrument_token": c.token,
              "wave": 0, "original_id": None}
             for c in customers
         ]  # fmt: skip
-        self.ledger.intend(self.run_id, pa.Table.from_pylist(rows).select(OPERATION_COLUMNS))
-        self.sender().send(self.run_id)
+        ours, elsewhere = (
+            [row for row in rows if (row["occurrence"] > 1) == is_elsewhere] for is_elsewhere in (False, True)
+        )
+        if ours:
+            self.ledger.intend(self.run_id, pa.Table.from_pylist(ours).select(OPERATION_COLUMNS))
+            self.send(self.run_id)
+        if elsewhere:
+            self._charge_elsewhere(pa.Table.from_pylist(elsewhere).select(OPERATION_COLUMNS))
+
+    def send(self, scope: str, **options: Any) -> None:
+        """Send what a scope has to send."""
+        sender = self.sender()
+        with sender.turn() as turn:
+            sender.send(turn, scope, **options)
+
+    def _charge_elsewhere(self, charges: pa.Table) -> None:
+        """Charges that another system made, and that the books then have in the run's scope."""
+        self.rail.introduce(charges.select(CARD_SCHEMA.names))
+        operations = charges.rename_columns(
+            ["merchant_reference" if n == "operation_id" else n for n in charges.column_names]
+        )
+        operations = operations.append_column("original_payment_id", pa.nulls(charges.num_rows, pa.string()))
+        other = PracticeRail(
+            self.settings.home / "acquirer", outbox=self.settings.home / "elsewhere", account=ELSEWHERE
+        )
+        file = other.write(operations.select(OPERATION_SCHEMA.names), sequence=other.next_sequence(), echo="elsewhere")
+        other.deliver(file)
+        answers = other.poll(file, operations, timeout_seconds=30)
+        self.ledger.intend(self.run_id, charges)
+        silent = set(charges["operation_id"].to_pylist()) - set(answers["merchant_reference"].to_pylist())
+        with self.server.connect() as connection:
+            for reference in silent:
+                connection.execute("INSERT INTO unanswered (operation_id) VALUES (%s)", (reference,))
+            for row in answers.to_pylist():
+                connection.execute(
+                    "INSERT INTO outcome (operation_id, status, reason, payment_id) VALUES (%s, %s, %s, %s)",
+                    (row["merchant_reference"], row["status"], row["reason"], row["payment_id"]),
+                )
 
     def payments(self) -> dict[str, str]:
         """Payment id by the reference of its charge."""
@@ -111,7 +173,7 @@ class World:
     def approve(self, customers: list[Customer], windows: Windows = WINDOWS, number: int = 1) -> None:
         """Open the incident and have a plan about `customers` approved."""
         incident = self.incidents.open_incident(
-            billing_period=PERIOD, charge_scope=self.run_id, issuers=None, corrected_run=self.corrected
+            billing_period=PERIOD, charge_scope=self.run_id, issuers=[self.issuer], corrected_run=self.corrected
         )
         payments = self.payments()
         lines = pa.Table.from_pylist([_line(c, payments.get(c.original)) for c in customers], PLAN_SCHEMA).sort_by(
@@ -219,11 +281,11 @@ def _line(customer: Customer, payment_id: str | None) -> dict[str, Any]:
         "customer_id": customer.customer_id, "billing_period": PERIOD, "bill_cycle": 1, "occurrence": customer.occurrence,
         "charge_id": f"ch-{customer.customer_id}", "original_id": customer.original, "payment_id": payment_id,
         "wrong_minor": customer.wrong, "correct_minor": right, "currency": "KRW", "payment_method": customer.method,
-        "issuer": "HANBIT", "instrument_token": customer.token, "class": "over", "reversal": reversal, "reversal_reason": "x",
+        "issuer": customer.issuer, "instrument_token": customer.token, "class": "over", "reversal": reversal, "reversal_reason": "x",
         "reversal_minor": customer.wrong if reversal in ("void", "refund") else None,
         "rebill": "rebill" if rebilled else "no_rebill", "rebill_reason": "right_amount" if rebilled else "zero_bill",
         "rebill_charge_id": f"re-{customer.customer_id}" if rebilled else None,
-        "rebill_method": customer.method if rebilled else None, "rebill_issuer": "HANBIT" if rebilled else None,
+        "rebill_method": customer.method if rebilled else None, "rebill_issuer": customer.issuer if rebilled else None,
         "rebill_token": customer.token if rebilled else None,
         "money_back_by": None if reversal == "void" else date(2023, 9, 12), "wave": 0,
     } | customer.plan  # fmt: skip

@@ -15,7 +15,7 @@ def find_due(run: LandedRun, charged: pa.Table, *, first_wave: int = 0, held_iss
     """Class every row of `run` and key the due ones as operations in waves.
 
     Args:
-        charged: customer_id, bill_cycle and amount_minor of what the period has been charged already.
+        charged: what the period has been charged already (`ledger.CHARGED_SCHEMA`).
         first_wave: number of the first wave: one that the run does not have yet.
         held_issuers: issuers whose charges of the period an open incident is putting right.
     """

@@ -84,6 +84,14 @@ ACCESS_RULES = (
 """The superuser is whoever owns the home directory; everybody else proves a password, and reaches one database."""
 
 
+KEPT_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+"""Of the connection that holds the sender's lock, in seconds and tries, as libpq has them."""
+
+LOCK_SETTINGS = {"idle_in_transaction_session_timeout": "0", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5",
+                 "tcp_keepalives_count": "4"}  # fmt: skip
+"""The same on the server's side: a lock's transaction is idle by nature, and is not left to a client that is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A reachable server with the schema in place.
@@ -134,6 +142,10 @@ class Server:
                 raise FatalError(
                     f"the database refused a row of {error.diag.table_name}: {error.diag.message_primary}"
                 ) from None
+            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+                raise RetriableError(
+                    f"the database went away: {_first_line(error)}; the same call may be made again"
+                ) from None
             raise
         if login is None and not connection.autocommit:
             self._idle.append(connection)
@@ -147,16 +159,34 @@ class Server:
             take_mutex(connection, name, wait=wait, busy=busy)
             yield
 
+    def connect_alone(self) -> psycopg.Connection:
+        """A connection of the pipeline's login that nobody else uses and that may wait in its transaction: it holds a lock.
+
+        A network that is gone is noticed within half a minute, on both sides.
+
+        Raises:
+            RetriableError: the server is away.
+        """
+        connection = self._connect(self.pipeline_url, None, **KEPT_ALIVE)
+        for name, value in LOCK_SETTINGS.items():
+            connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        connection.commit()
+        return connection
+
     def _connection(self, login: str | None, password: str | None) -> psycopg.Connection:
         with contextlib.suppress(IndexError):
             while login is None:
                 connection = self._idle.pop()
                 if _is_alive(connection):
                     return connection
-        url = self.pipeline_url if login is None else self.url(login, password)
+        return self._connect(self.pipeline_url if login is None else self.url(login, password), login)
+
+    def _connect(self, url: str, login: str | None, **keepalives: int) -> psycopg.Connection:
         try:
             # never prepared: a plan that was good for an empty table would stay while the table grows
-            return psycopg.connect(conninfo(url), options="-c search_path=makegood", prepare_threshold=None)
+            return psycopg.connect(
+                conninfo(url), options="-c search_path=makegood", prepare_threshold=None, **keepalives
+            )
         except psycopg.OperationalError as error:
             if "authentication failed" in str(error) or 'role "' in str(error):
                 raise UsageError(f"database login {login!r} was refused: wrong name or password") from None

@@ -17,10 +17,11 @@ from pipeline.adapters import duck
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.deviations import DEVIATION_SCHEMA, SETTLED_OTHERWISE, VOIDED, keep_deviations, stage_deviations
 from pipeline.adapters.incidents import ApprovedPlan, plan_scope
-from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger
+from pipeline.adapters.ledger import OPERATION_COLUMNS, PostgresLedger, Turn
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.core.retry import FINAL_REASONS, RETRY_AFTER_DAYS
 from pipeline.errors import FatalError
+from pipeline.failpoints import failpoint
 from pipeline.schema import CARD_SCHEMA
 
 KINDS = {"cancel": "void", "refund": "refund", "rebill": "rebill"}
@@ -88,6 +89,8 @@ REBILLED_SCHEMA = pa.schema([
 
 BILL_SCHEMA = pa.schema([("customer_id", pa.string()), ("billing_period", pa.string()), ("bill_cycle", pa.int64())])
 
+CHARGED_SINCE_SCHEMA = pa.schema([("operation_id", pa.uuid()), *BILL_SCHEMA])
+
 _STATES = sql.SQL(
     "SELECT o.*, d.reason, d.declined_on,"
     " CASE WHEN d.operation_id IS NOT NULL THEN 'declined' WHEN u.operation_id IS NOT NULL THEN 'unknown'"
@@ -113,6 +116,7 @@ class PlanInProgress:
 
     def __init__(self, server: Server, plan: ApprovedPlan, step: str, day: date) -> None:
         self._server, self._plan, self._day = server, plan, day
+        self._ledger = PostgresLedger(server)
         self.step, self.kind, self.scope = step, KINDS[step], plan.scope(step)
         self.incident_id = plan.incident.incident_id
         self._due = pa.table({})
@@ -145,9 +149,10 @@ class PlanInProgress:
             ).fetchall()
         return sorted(row[0] for row in rows)
 
-    def begin(self) -> int:
+    def begin(self, turn: Turn) -> int:
         """Put right what earlier calls and plans left behind, and find what is due; returns the number of lines due."""
-        self._withdraw_unsent()
+        # what was committed and never sent is ended: what is due is decided now, by what is true now
+        self._ledger.end_unsent(turn, self.scopes(self.step), "decided anew")
         self._note_gone_before()
         self.note_deviations()
         self._class_lines()
@@ -156,18 +161,6 @@ class PlanInProgress:
         ).to_arrow_table()
         self._first_wave = self.next_wave()
         return self._due.num_rows
-
-    def _withdraw_unsent(self) -> None:
-        """End intents of this step that an earlier call or another plan of the incident committed and never sent: what is due is
-        decided now, by what is true now."""
-        with self._server.connect() as connection:
-            connection.execute(
-                "INSERT INTO outcome (operation_id, status, reason) SELECT o.operation_id, 'declined', 'withdrawn' FROM operation o"
-                " JOIN (SELECT DISTINCT scope, wave FROM operation WHERE scope = ANY(%(scopes)s) EXCEPT"
-                "  SELECT scope, wave FROM wave_state WHERE scope = ANY(%(scopes)s) AND handed_over AND NOT rejected) unsent"
-                " USING (scope, wave) WHERE NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)",
-                {"scopes": self.scopes(self.step)},
-            )
 
     def _note_gone_before(self) -> None:
         """Keep, once, what the plan found gone when it was made, not by our doing: it was nobody's to undo any more."""
@@ -257,6 +250,7 @@ class PlanInProgress:
         """Find out whose wrong charges are undone: sending rebills changes nothing of that."""
         for name, read in (("moved", self._moved), ("deviated", self._deviated), ("settled", self._settled)):
             self._give(name, read())
+        self._give("charged_since", self._charged_since())
         self._give("billed_elsewhere", self._billed_elsewhere())
         days = {"declines": range(1, len(RETRY_AFTER_DAYS) + 1), "days": RETRY_AFTER_DAYS}
         self._give("retry_day", pa.table({name: pa.array(list(values), pa.int32()) for name, values in days.items()}))
@@ -321,6 +315,18 @@ class PlanInProgress:
         ).format(sql.Literal(self.scopes("refund")))
         return self._fetch(query, pa.schema([("original", pa.uuid())]))
 
+    def _charged_since(self) -> pa.Table:
+        """Charges of the period that went out, or of which something was heard, since the plan was made (`CHARGED_SINCE_SCHEMA`), and
+        that may have succeeded: the plan knows nothing of them."""
+        query = sql.SQL(
+            "SELECT o.operation_id, o.customer_id, o.billing_period, o.bill_cycle FROM operation o LEFT JOIN outcome c USING (operation_id)"
+            " WHERE o.kind = 'charge' AND o.billing_period = {period} AND c.status IS DISTINCT FROM 'declined'"
+            " AND (o.operation_id IN (SELECT operation_id FROM unanswered) OR (o.scope, o.wave) IN"
+            "  (SELECT b.scope, b.wave FROM live_batch b JOIN batch_event e USING (batch_id) WHERE e.event IN ('handed_over', 'answered')"
+            "   AND e.recorded_at > (SELECT recorded_at FROM plan WHERE plan_digest = {plan})))"
+        ).format(period=sql.Literal(self._plan.incident.billing_period), plan=sql.Literal(self._plan.plan_digest))
+        return self._fetch(query, CHARGED_SINCE_SCHEMA)
+
     def _billed_elsewhere(self) -> pa.Table:
         """Bills that another incident of the period has rebilled, or may have (`BILL_SCHEMA`): nobody is charged the right amount twice."""
         with self._server.connect() as connection:
@@ -357,7 +363,7 @@ class PlanInProgress:
 
     def next_wave(self) -> int:
         """The number of the scope's next wave."""
-        return PostgresLedger(self._server).next_wave(self.scope)
+        return self._ledger.next_wave(self.scope)
 
     def decide(self, lines: pa.Table, states: pa.Table | None, wave: int) -> tuple[pa.Table, pa.Table]:
         """What to do about due `lines`, now: the wave's intents, and the deviations (`DEVIATION_SCHEMA`) to keep with them.
@@ -416,6 +422,8 @@ class PlanInProgress:
                 copy_in(connection, "fresh_deviation", deviations.to_batches(), DEVIATION_SCHEMA.names)
                 keep_deviations(connection, self.incident_id, self._day)
             copy_in(connection, "operation", intended.select(OPERATION_COLUMNS).to_batches(), OPERATION_COLUMNS)
+            failpoint("intents.commit")
+        failpoint("intents.committed")
 
     # -- what has become of it ----------------------------------------------------------------------------------
 

@@ -373,6 +373,14 @@ class Register:
                 row[0] for row in connection.execute("SELECT DISTINCT billing_period FROM run ORDER BY billing_period")
             ]
 
+    def runs(self, billing_period: str) -> list[str]:
+        """All runs of a period, in the order in which they landed."""
+        with self._server.connect() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM run WHERE billing_period = %s ORDER BY landed_at", (billing_period,)
+            ).fetchall()
+        return [row[0] for row in rows]
+
     @contextlib.contextmanager
     def acting(self, action: str, subject: str, login: str | None, password: str | None) -> Iterator[str]:
         """Do something in the name of whoever `login` authenticates; the audit log has it if the block goes through.

@@ -4,10 +4,10 @@ WITH placed AS (
     SELECT *, row_number() OVER (ORDER BY customer_id, bill_cycle) AS place FROM classed WHERE class = 'due'
 )
 SELECT
-    md5('charge||' || $billing_period || '|' || bill_cycle || '|1|1|' || customer_id) AS operation_id,
+    md5('charge||' || $billing_period || '|' || bill_cycle || '|1|' || attempt || '|' || customer_id) AS operation_id,
     'charge' AS kind, $run_id AS scope, NULL::VARCHAR AS incident_id,
     customer_id, $billing_period AS billing_period, bill_cycle,
-    1 AS occurrence, 1 AS attempt, charge_id,
+    1 AS occurrence, attempt, charge_id,
     amount_minor, currency, payment_method, issuer, instrument_token,
     CAST($first_wave + CASE WHEN place <= $canary THEN 0
                             WHEN place <= $canary + $second THEN 1

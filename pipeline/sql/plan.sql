@@ -50,7 +50,7 @@ SELECT *,
     CASE
         WHEN reversal_reason = 'not_acquired' THEN 'void'
         WHEN reversal_reason IN ('acquired', 'rest_of_support_refund') THEN 'refund'
-        WHEN reversal_reason IN ('outcome_unknown', 'reversal_unknown', 'unknown_to_acquirer', 'dispute_open') THEN 'wait'
+        WHEN reversal_reason IN ('outcome_unknown', 'never_sent', 'reversal_unknown', 'unknown_to_acquirer', 'dispute_open') THEN 'wait'
         WHEN reversal_reason IN ('amount_differs_at_acquirer', 'declined_at_acquirer') OR starts_with(reversal_reason, 'refund_refused_')
             THEN 'manual'
         ELSE 'none'

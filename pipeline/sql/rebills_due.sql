@@ -10,7 +10,7 @@ WITH tried AS (
         max(attempt) AS attempts,
         bool_or(state = 'succeeded') AS is_done,
         max(state) FILTER (WHERE state IN ('unknown', 'sent', 'not_sent')) AS under_way,
-        count(*) FILTER (WHERE state = 'declined' AND reason <> 'withdrawn') AS declines,
+        count(*) FILTER (WHERE state = 'declined' AND reason NOT IN ('withdrawn', 'never_received')) AS declines,
         min(declined_on) AS first_declined_on,
         arg_max(reason, attempt) FILTER (WHERE state = 'declined') AS refusal,
         arg_max(instrument_token, attempt) AS tried_token
@@ -27,7 +27,7 @@ SELECT
         WHEN b.customer_id IS NOT NULL THEN 'billed_elsewhere'
         WHEN u.reason IS NOT NULL THEN u.reason
         WHEN l.correct_minor <= 0 OR l.rebill_token IS NULL THEN 'not_chargeable'
-        WHEN t.declines IS NULL OR t.declines = 0 OR t.refusal = 'withdrawn' THEN 'due'
+        WHEN t.declines IS NULL OR t.declines = 0 OR t.refusal IN ('withdrawn', 'never_received') THEN 'due'
         WHEN r.days IS NULL THEN 'declined_for_good'
         WHEN list_contains($final_reasons, t.refusal) THEN if(t.tried_token = l.rebill_token, 'declined_for_good', 'due')
         WHEN t.first_declined_on + r.days > CAST($day AS DATE) THEN 'declined_until_retry'

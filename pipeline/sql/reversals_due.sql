@@ -26,7 +26,7 @@ SELECT
         WHEN l.original IN (SELECT original FROM moved WHERE state = 'succeeded') THEN 'done'
         WHEN t.under_way IS NOT NULL THEN t.under_way
         WHEN o.is_settled THEN 'settled_otherwise'
-        WHEN t.refusal NOT IN ('withdrawn', 'disputed', 'not_acquired', 'over_refund') THEN 'refused'
+        WHEN t.refusal NOT IN ('withdrawn', 'never_received', 'disputed', 'not_acquired', 'over_refund') THEN 'refused'
         ELSE 'due'
     END AS class
 FROM step_line l

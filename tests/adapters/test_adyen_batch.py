@@ -5,6 +5,7 @@ docs.adyen.com/development-resources/batch-processing/advanced-sftp-batch-files,
 """
 
 import dataclasses
+import threading
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,8 @@ from pipeline.adapters.rails.adyen_batch import (
     parse_result,
     read_request,
 )
-from pipeline.errors import FatalError, OutcomeUnknown
+from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost
+from pipeline.ports import Noted
 from pipeline.schema import OPERATION_SCHEMA
 
 PRINTED = MerchantAccount("TEST", "TestCompany", "TestMerchant", "Default", "ws@Company.TestCompany")
@@ -90,9 +92,10 @@ def rail(tmp_path):
 def test_an_undo_is_written_as_printed_but_for_our_echo_data(rail, kind, printed, original, amount, currency):
     undo = operations(("Test Product 3", kind, "C1", None, amount, currency, original))
     file = rail.write(undo, sequence=3, echo="FileHeaderEchoData")
-    written = (
-        file.path.read_text().replace(",123 EUR C1\n", ",EchoData\n").replace("BH,1,\n", "BH,1,BlockHeaderEchoData\n")
-    )
+    written = file.path.read_text().replace(
+        file.header, file.header.rpartition(" ")[0]
+    )  # our echo data ends with a digest
+    written = written.replace(",123 EUR C1\n", ",EchoData\n").replace("BH,1,\n", "BH,1,BlockHeaderEchoData\n")
     assert written.splitlines() == [line.rstrip() for line in printed.splitlines()]
     assert file.path.name == "Default_3_Modification.csv"
 
@@ -100,7 +103,7 @@ def test_an_undo_is_written_as_printed_but_for_our_echo_data(rail, kind, printed
 def test_a_charge_is_a_line_with_the_three_mandatory_sub_lines_of_a_recurring_payment(rail):
     # batch-request-file/authorisation-request-file/authorisation-for-a-recurring-payment: 11, 5 and 4 fields, empty ones kept.
     assert rail.write(CHARGES.slice(0, 1), sequence=2, echo="e").path.read_text().splitlines() == [
-        "FH,1.0,TEST,Company,TestCompany,Default,2,ws@Company.TestCompany,Authorisation,e",
+        "FH,1.0,TEST,Company,TestCompany,Default,2,ws@Company.TestCompany,Authorisation,e c98c2d47081d6b78",
         "BH,1,",
         "L,1,MerchantAccount,TestMerchant,Authorisation,r-1,charge",
         "SL,1,PaymentDetails,52300,0,KRW,C 1,,,,",
@@ -142,21 +145,29 @@ def test_what_is_read_back_is_what_was_written_and_the_same_input_gives_the_same
     file = rail.write(rows, sequence=1, echo="run 7, wave 2".replace(",", ";"))
     assert rail.read_back(file).equals(rows)
     assert (file.operation_count, file.total_minor) == (2, 443600)
-    assert rail.write(rows, sequence=1, echo="run 7; wave 2") == file
+    again = rail.write(rows, sequence=1, echo="run 7; wave 2")
+    assert again.staged.read_bytes() == file.staged.read_bytes() == file.path.read_bytes()
+    assert dataclasses.replace(again, staged=file.staged) == file
 
 
 def test_any_flipped_byte_is_noticed_before_the_file_is_handed_over(rail):
     file = rail.write(CHARGES, sequence=1, echo="e")
-    content = file.path.read_bytes()
+    content = file.staged.read_bytes()
     for position in range(0, len(content), 7):
         damaged = bytearray(content)
         damaged[position] ^= 1
-        file.path.write_bytes(damaged)
+        file.staged.write_bytes(damaged)
         with pytest.raises(FatalError):
             rail.read_back(file)
-        with pytest.raises(FatalError, match="send nothing"):
-            rail.submit(file)
-    assert not (rail.folder / "in").exists()
+        with pytest.raises(FatalError, match="not as it was written"):
+            rail.require_as_written(file)
+
+
+def test_every_file_names_a_digest_of_its_operations_so_that_no_answer_is_taken_for_another_files(rail):
+    file = rail.write(CHARGES, sequence=1, echo="same")
+    other = rail.write(CHARGES.set_column(4, "amount_minor", pa.array([1, 2])), sequence=1, echo="same")
+    assert file.header.startswith("FH,1.0,") and file.header != other.header
+    assert file.header == file.staged.read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("records", range(8 + 4))
@@ -214,38 +225,126 @@ def test_what_the_format_cannot_say_is_refused_by_row_and_column(rail, column, v
     assert not (rail.outbox / "Default_1_Authorisation.csv").exists()
 
 
-def test_handing_over_twice_puts_one_file_there_and_an_accepted_sequence_is_never_used_again(rail):
+def test_of_a_sender_and_its_successor_who_reach_for_one_staged_file_the_first_decides(rail):
     file = rail.write(CHARGES, sequence=1, echo="first")
-    rail.submit(file)
-    rail.submit(file)
+    assert rail.recall(file) == rail.recall(file) == "withdrawn"
+    with pytest.raises(SenderLost, match="taken back by another sender"):
+        rail.deliver(file)
+    assert not list((rail.folder / "in").iterdir())
+
+    file = rail.write(CHARGES, sequence=1, echo="again")
+    rail.deliver(file)
+    assert rail.recall(file) == rail.recall(file) == "delivered"
     assert [path.name for path in (rail.folder / "in").iterdir()] == ["Default_1_Authorisation.csv"]
     assert rail.next_sequence() == 2
 
+
+def test_a_file_is_with_the_acquirer_once_it_is_answered_and_missing_when_it_lies_nowhere(rail):
+    file = rail.write(CHARGES, sequence=1, echo="e")
+    rail.deliver(file)
     (rail.folder / "in" / file.path.name).unlink()
-    (rail.folder / "ack").mkdir()
-    header = file.path.read_text().splitlines()[0]
-    (rail.folder / "ack" / f"{file.path.name}_ack").write_text(f"{header}\nR,1,2\nN,NextFileSubmissionNumber,2\n")
-    rail.submit(file)
-    assert not list((rail.folder / "in").iterdir())
+    assert rail.recall(file) == "missing"
+    answer(rail, file, "ack", f"{file.header}\nR,1,2\nN,NextFileSubmissionNumber,2\n")
+    assert rail.recall(file) == "delivered"
     assert rail.next_sequence() == 2
-    other = rail.write(CHARGES, sequence=1, echo="second")
-    with pytest.raises(FatalError, match="sequence 1 was used by another file"):
-        rail.submit(other)
+
+
+def test_what_was_handed_over_last_is_kept_beside_the_rail(rail):
+    assert rail.noted() == Noted(0, 0)
+    rail.note(Noted(7, 3))
+    assert rail.noted() == Noted(7, 3)
+    (rail.outbox / "handed_over.json").write_text("{")
+    with pytest.raises(FatalError, match="makegood sending status"):
+        rail.noted()
 
 
 def test_no_answer_is_unknown_and_never_an_empty_answer(rail):
     file = rail.write(CHARGES, sequence=1, echo="e")
-    rail.submit(file)
+    rail.deliver(file)
     with pytest.raises(OutcomeUnknown, match="inquire by merchant reference"):
-        rail.poll(file, timeout_seconds=0.05)
+        rail.poll(file, CHARGES, timeout_seconds=0.05)
 
 
 def test_an_answer_about_operations_never_sent_is_not_believed(rail):
     file = rail.write(CHARGES, sequence=206, echo="FileHeaderEchoData")
-    (rail.folder / "result").mkdir(parents=True)
-    (rail.folder / "result" / f"{file.path.name}_result").write_text(AUTHORISATION_RESULT)
-    with pytest.raises(FatalError, match="answers for 2 operations that were not sent"):
-        rail.poll(file, timeout_seconds=1)
+    answer(rail, file, "result", AUTHORISATION_RESULT.replace(AUTHORISATION_RESULT.splitlines()[0], file.header))
+    with pytest.raises(DamagedAnswer, match="answers for 2 operations that were not sent"):
+        rail.poll(file, CHARGES, timeout_seconds=30)
+
+
+RESULT = (
+    "{header}\nBH,1,\n"
+    "L,1,MerchantAccount,M,Authorisation,r-1,Authorised,charge\nSL,1,PaymentResult,88001,000001,100,Approved\n"
+    "L,2,MerchantAccount,M,Authorisation,r-2,Refused,charge\nSL,1,PaymentResult,88002,,,2,Not enough balance\n"
+    "BT,2\nFT,1\n"
+)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("FT,1\n", ""),  # cut off
+    ("BT,2\nFT,1\n", "BT,"),
+    ("Authorised", "Authorized"),  # an unknown status
+    ("r-2", "r-1"),  # one operation twice
+    ("r-2", "r-9"),  # one that was not sent
+    ("Approved", "Appro\udcffved"),  # not UTF-8
+    ("L,2,", "L,2"),
+    ("SL,1,PaymentResult,88002", "SL,1,Mystery,88002"),
+])  # fmt: skip
+def test_a_damaged_result_is_unknown_never_refused_and_a_copy_is_kept(rail, old, new):
+    file = rail.write(CHARGES, sequence=1, echo="e")
+    rail.deliver(file)
+    text = RESULT.format(header=file.header)
+    assert old in text
+    answer(rail, file, "result", text.replace(old, new))
+    with pytest.raises(DamagedAnswer, match="damaged"):
+        rail.poll(file, CHARGES, timeout_seconds=30)
+    (kept,) = (rail.outbox / "damaged").iterdir()
+    assert kept.read_bytes() == text.replace(old, new).encode("utf-8", "surrogateescape")
+
+
+def test_an_answer_that_is_whole_a_moment_later_is_not_damaged(rail):
+    file = rail.write(CHARGES, sequence=1, echo="e")
+    rail.deliver(file)
+    whole = RESULT.format(header=file.header)
+    answer(rail, file, "result", whole[:-20])
+    threading.Timer(0.3, answer, (rail, file, "result", whole)).start()
+    assert rail.poll(file, CHARGES, timeout_seconds=30)["status"].to_pylist() == ["succeeded", "declined"]
+
+
+@pytest.mark.parametrize(("reason", "next_number", "is_refusal"), [
+    ("file sequence number 2 leaves a gap: the next is 1", 1, True),
+    ("not UTF-8 at byte 7", 2, True),
+    ("file sequence number 2 was used before: the next is 3", 3, False),
+    ("duplicate file", 2, False),
+    ("something nobody here has met", 2, False),
+    ("file sequence number 2 leaves a gap: the next is 1", 3, False),  # it takes the number after ours: ours was taken
+])  # fmt: skip
+def test_only_a_refusal_that_excludes_that_the_file_was_booked_is_one(rail, reason, next_number, is_refusal):
+    file = rail.write(CHARGES, sequence=2, echo="e")
+    rail.deliver(file)
+    answer(rail, file, "ack", f"{file.header}\nE,0,,{reason}\nN,NextFileSubmissionNumber,{next_number}\n")
+    with pytest.raises(FileRefused if is_refusal else DamagedAnswer):
+        rail.poll(file, CHARGES, timeout_seconds=30)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "FH,", "N,NextFileSubmissionNumber,x", "\udcff\udcfe", "{header}\nN,NextFileSubmissionNumber,two"]
+)
+def test_a_damaged_acknowledgement_is_unknown_and_does_not_hide_a_good_result(rail, content):
+    file = rail.write(CHARGES, sequence=1, echo="e")
+    rail.deliver(file)
+    answer(rail, file, "ack", content.replace("{header}", file.header))
+    with pytest.raises(DamagedAnswer):
+        rail.poll(file, CHARGES, timeout_seconds=30)
+    assert rail.next_sequence() == 2  # it lies before the acquirer still
+    answer(rail, file, "result", RESULT.format(header=file.header))
+    assert rail.poll(file, CHARGES, timeout_seconds=30)["status"].to_pylist() == ["succeeded", "declined"]
+
+
+def answer(rail, file, place: str, text: str) -> None:
+    """The acquirer writes an answer to `file`."""
+    (rail.folder / place).mkdir(parents=True, exist_ok=True)
+    (rail.folder / place / f"{file.path.name}_{place}").write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def test_a_real_rail_takes_no_simulated_clock_and_answers_no_inquiry(rail):

@@ -208,8 +208,7 @@ def test_rows_of_a_transaction_that_is_still_open_are_left_for_the_next_head(app
         late.execute("SELECT now()")
         time.sleep(0.2)
         app.anchor_audit(with_books=True)
-        late.execute("INSERT INTO batch (scope, wave, file_sequence, file_path, sha256, operation_count, total_minor)"
-                     " VALUES ('late', 0, 1, 'f', 'x', 1, 1)")  # fmt: skip
+        late.execute("INSERT INTO run VALUES ('2023-09-eeeeeeeeeeee', '2023-09', 's', 'x', 1, 1, '[]', now())")
     assert app.verify_audit()["breaks"] == []
 
 

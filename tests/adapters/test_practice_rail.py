@@ -1,6 +1,5 @@
 """The practice rail with a real acquirer process behind a real folder: what money code may rely on."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from pipeline.adapters.rails.adyen_batch import AdyenBatchRail
 from pipeline.adapters.rails.practice import PracticeRail
-from pipeline.errors import FatalError, OutcomeUnknown
+from pipeline.errors import DamagedAnswer, FileRefused, OutcomeUnknown
 from pipeline.schema import OPERATION_SCHEMA, OUTCOME_SCHEMA, PAYMENT_STATE_SCHEMA
 
 SEOUL_MORNING = datetime(2023, 9, 11, 1, tzinfo=UTC)  # 10:00 on 11 September in Seoul
@@ -43,10 +42,11 @@ def operations(kind: str, *rows: tuple) -> pa.Table:
 
 def send(rail, kind: str, *rows: tuple, timeout_seconds: float = 30) -> dict[str, tuple]:
     """Send one file the way execution does; `{merchant_reference: (status, reason, payment_id)}`."""
-    file = rail.write(operations(kind, *rows), sequence=rail.next_sequence(), echo=f"{kind}-{time.monotonic_ns()}")
+    table = operations(kind, *rows)
+    file = rail.write(table, sequence=rail.next_sequence(), echo=f"{kind}-{time.monotonic_ns()}")
     assert rail.read_back(file).num_rows == len(rows)
-    rail.submit(file)
-    answers = rail.poll(file, timeout_seconds=timeout_seconds)
+    rail.deliver(file)
+    answers = rail.poll(file, table, timeout_seconds=timeout_seconds)
     assert answers.schema == OUTCOME_SCHEMA
     return {row["merchant_reference"]: (row["status"], row["reason"], row["payment_id"]) for row in answers.to_pylist()}
 
@@ -141,31 +141,33 @@ def test_a_known_reference_is_never_booked_again_and_answers_as_the_first_time(r
 
 
 def test_a_gap_or_a_reused_number_rejects_the_whole_file_and_books_nothing(rail):
-    gap = rail.write(operations("charge", ("g", "check", 1)), sequence=2, echo="gap")
-    rail.submit(gap)
+    charges = operations("charge", ("g", "check", 1))
+    gap = rail.write(charges, sequence=2, echo="gap")
+    rail.deliver(gap)
     with pytest.raises(
-        FatalError, match="rejected whole, nothing was booked: file sequence number 2 leaves a gap: the next is 1"
+        FileRefused, match="rejected whole, nothing was booked: file sequence number 2 leaves a gap: the next is 1"
     ):
-        rail.poll(gap, timeout_seconds=10)
+        rail.poll(gap, charges, timeout_seconds=10)
     assert rail.next_sequence() == 1
     send(rail, "charge", ("one", "check", 1))
     assert rail.next_sequence() == 2
-    rail.submit(gap)
-    assert rail.poll(gap, timeout_seconds=10)["status"].to_pylist() == ["succeeded"]
+    again = rail.write(charges, sequence=2, echo="now it fits")
+    rail.deliver(again)
+    assert rail.poll(again, charges, timeout_seconds=10)["status"].to_pylist() == ["succeeded"]
 
-    # The number comes back under another file type, so that the rail itself cannot notice.
-    reused = rail.write(operations("refund", ("r", "8800000000000001", 1)), sequence=2, echo="reused")
-    rail.submit(reused)
-    with pytest.raises(FatalError, match="was used before"):
-        rail.poll(reused, timeout_seconds=10)
+    refunds = operations("refund", ("r", "8800000000000001", 1))
+    reused = rail.write(refunds, sequence=2, echo="reused")
+    rail.deliver(reused)
+    with pytest.raises(DamagedAnswer, match="was used before"):
+        rail.poll(reused, refunds, timeout_seconds=10)
     assert rail.inquire(pa.array(["g", "r", "one"]))["status"].to_pylist() == ["succeeded", "not_found", "succeeded"]
 
 
 def test_a_malformed_line_is_listed_and_the_others_are_booked(rail):
     file = rail.write(operations("charge", ("good", "check", 1), ("bad", "check", 2)), sequence=1, echo="e")
     text = file.path.read_text().replace("PaymentDetails,2,0", "PaymentDetails,2,2")
-    file.path.write_text(text)
-    rail.submit(type(file)(file.path, 1, hashlib.sha256(text.encode()).hexdigest(), 2, 3))
+    file.staged.write_text(text)
+    rail.deliver(file)
     deadline = time.monotonic() + 10
     while not list((rail.folder / "result").glob("*_result")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -249,9 +251,10 @@ def test_an_approval_nobody_acquires_expires(rail):
 def test_a_kill_between_booking_and_answering_loses_nothing_and_books_nothing_twice(rail, tmp_path):
     rail.adjust(crash_after_booking=1)
     killed = rail._process
-    file = rail.write(operations("charge", *[(f"k-{n}", "check", n) for n in range(1, 501)]), sequence=1, echo="e")
-    rail.submit(file)
-    answers = rail.poll(file, timeout_seconds=30)
+    table = operations("charge", *[(f"k-{n}", "check", n) for n in range(1, 501)])
+    file = rail.write(table, sequence=1, echo="e")
+    rail.deliver(file)
+    answers = rail.poll(file, table, timeout_seconds=30)
     assert killed.wait(timeout=1) == -signal.SIGKILL
     assert answers.num_rows == 500
     assert pc.all(pc.equal(answers["status"], "succeeded")).as_py()

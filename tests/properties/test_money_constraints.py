@@ -41,8 +41,15 @@ def admin(settings: Settings, server: Server) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(server: Server) -> Iterator[psycopg.Connection]:
-    """The login the pipeline works with; every statement is a transaction."""
+def pipeline(server: Server, admin: psycopg.Connection) -> Iterator[psycopg.Connection]:
+    """The login the pipeline works with; every statement is a transaction. Wave 0 of scope `s` has been handed over."""
+    with admin.transaction():
+        batch = admin.execute(
+            "INSERT INTO batch (scope, wave, file_sequence, file_path, sha256, operation_count, total_minor)"
+            " VALUES ('s', 0, 1, 'f', '0', 1, 1) RETURNING batch_id"
+        ).fetchone()[0]
+        admin.execute("INSERT INTO batch_event (batch_id, event) VALUES (%s, 'handed_over')", (batch,))
+    admin.commit()
     with psycopg.connect(
         conninfo(server.pipeline_url), options="-c search_path=makegood", autocommit=True
     ) as connection:

@@ -81,8 +81,9 @@ TROUBLE = {"late_inquiries": 2, "late_seconds": 3600}
 NO_FAULTS = {"timeout_after_accept": 0, "late_success": 0, "insufficient_funds": 0, "over_limit": 0}
 
 RECOVERY_POINTS: dict[str, type] = {
-    "introduce": PracticeRail, "write": PracticeRail, "submit": PracticeRail, "poll": PracticeRail, "inquire": PracticeRail,
-    "record_batch": PostgresLedger, "record_event": PostgresLedger, "record_answers": PostgresLedger, "resolve": PostgresLedger,
+    "introduce": PracticeRail, "write": PracticeRail, "note": PracticeRail, "deliver": PracticeRail, "recall": PracticeRail,
+    "poll": PracticeRail, "inquire": PracticeRail, "record_batch": PostgresLedger, "hand_over": PostgresLedger,
+    "record_event": PostgresLedger, "record_answers": PostgresLedger, "resolve": PostgresLedger, "end_unsent": PostgresLedger,
     "commit": PlanInProgress, "note_deviations": PlanInProgress,
 }  # fmt: skip
 """Calls between which a process may die: everything before is committed, nothing after has happened."""
@@ -155,7 +156,7 @@ class Ground:
         self._admin = psycopg.connect(_on_makegood(postgres.superuser_url(self.settings)), autocommit=True)
         names = self._admin.execute(
             "SELECT string_agg(format('makegood.%I', tablename), ', ') FROM pg_tables WHERE schemaname = 'makegood'"
-            " AND tablename <> 'schema_migration'"
+            " AND tablename NOT IN ('schema_migration', 'sender')"
         ).fetchone()[0]
         self._empty = f"TRUNCATE {names} RESTART IDENTITY CASCADE"
         for point, owner in RECOVERY_POINTS.items():
@@ -273,9 +274,8 @@ class PlannedWorld(World):
     def settle_day(self) -> dict[str, list[dict[str, Any]]]:
         """What happens daily: ask about everything unknown, lay settlement files, plans and ledger side by side; returns the breaks."""
         unknown = {item["scope"] for item in self.ledger.unfinished() if item["state"] == "unknown"}
-        with self.ledger.sending():
-            for scope in sorted(unknown):
-                self.sender().look_up_unknown(scope)
+        for scope in sorted(unknown):
+            self.sender().look_up_unknown(scope)
         approved = [plan for plan in self.incidents.plans(self.incident) if plan.approver]
         plans = [
             PlannedLines(
@@ -511,8 +511,8 @@ class Remediation(RuleBasedStateMachine):
 
     def look_on(self, point: str, arguments: tuple) -> None:
         """At the moment of sending: the window is open, nobody has said stop, and who is rebilled has been undone."""
-        if point == "record_event" and arguments[2] == "handed_over":
-            scope = self.world.rows("SELECT scope FROM batch WHERE batch_id = %s", arguments[1])[0][0]
+        if point == "hand_over":
+            scope = self.world.rows("SELECT scope FROM batch WHERE batch_id = %s", arguments[2])[0][0]
             if scope == self.world.run_id:
                 return
             digest, step = scope.split("/")[1:]
@@ -527,7 +527,7 @@ class Remediation(RuleBasedStateMachine):
             assert approved, f"{step} of {digest} handed over without approval"
             assert not self.stopped, "handed over although sending was stopped"
             COUNTS["files handed over"] += 1
-        elif point == "submit" and arguments[1].path.name.endswith("Authorisation.csv"):
+        elif point == "deliver" and arguments[1].path.name.endswith("Authorisation.csv"):
             self.require_undone(arguments[0], arguments[1])
 
     def require_undone(self, rail: PracticeRail, file: Any) -> None:

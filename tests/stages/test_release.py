@@ -1,88 +1,21 @@
 """Charging a run, with a real database and a real acquirer process: once, whatever happens in between."""
 
-import itertools
 import subprocess
 import sys
 import threading
-from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import release
 from pipeline.adapters.charges_due import find_due
 from pipeline.adapters.rails.practice import PracticeRail
-from pipeline.bootstrap import Makegood
-from pipeline.core.billing_period import BillingPeriod
 from pipeline.errors import FatalError, GateClosed, SendingStopped, UsageError
-from tests.charge_files import charges
+from tests.charged_month import Month, bills, expected
 
 ROOT = Path(__file__).resolve().parents[2]
-
-PERIODS = (BillingPeriod(2023, 9).plus(n) for n in itertools.count())
-"""A period for every test: one run of a period is charged, and the tests of this module share a database."""
-
-
-class Month:
-    """One period of an installation, its charge file and the day it is charged on."""
-
-    def __init__(self, settings, source: Path) -> None:
-        self.settings, self.source = settings, source
-        self.period = next(PERIODS)
-        self.as_of = datetime.combine(self.period.first_day, datetime.min.time(), settings.timezone) + timedelta(
-            hours=10
-        )
-
-    def app(self, **changed) -> Makegood:
-        return Makegood(replace(self.settings, **changed), as_of=self.as_of)
-
-    def land(self, table: pa.Table, decision: str = "release") -> str:
-        """Put `table` into the source, land it, and let the gate have said `decision`; returns the run's id."""
-        folder = self.source / f"billing_period={self.period}"
-        folder.mkdir(parents=True, exist_ok=True)
-        labelled = table.set_column(
-            table.column_names.index("billing_period"), "billing_period", pa.repeat(str(self.period), table.num_rows)
-        )
-        pq.write_table(labelled, folder / "charges.parquet")
-        app = self.app()
-        run_id = app.extract(str(self.source), self.period).run.run_id
-        app.register.record_verification(
-            run_id, suite_digest="s", history_digest="none", decision=decision, findings=[], not_judged=[], report="x"
-        )
-        return run_id
-
-    def approvals(self) -> dict[str, list[int]]:
-        """By token, what the acquirer's own book has approved in this period's clock."""
-        path = self.settings.home / "book.parquet"
-        app = self.app()
-        with app.rail() as rail:
-            rail.export_book(path)
-        found: dict[str, list[int]] = {}
-        references = {row[0] for row in self.rows(
-            "SELECT replace(operation_id::text, '-', '') FROM operation WHERE billing_period = %s", str(self.period))}  # fmt: skip
-        for row in pq.read_table(path).to_pylist():
-            if row["kind"] == "authorise" and row["status"] == "succeeded" and row["merchant_reference"] in references:
-                found.setdefault(row["instrument_token"], []).append(row["amount_minor"])
-        return found
-
-    def rows(self, query: str, *values) -> list[tuple]:
-        with self.app().server.connect() as connection:
-            return connection.execute(query, values).fetchall()
-
-
-def bills(count: int, **changed) -> pa.Table:
-    """`count` charges, each on a card of its own."""
-    table = charges(count, **changed)
-    tokens = pa.array([f"tok-{customer}" for customer in table["customer_id"].to_pylist()])
-    return table.set_column(table.column_names.index("instrument_token"), "instrument_token", tokens)
-
-
-def expected(table: pa.Table) -> dict[str, list[int]]:
-    return {row["instrument_token"]: [row["amount_minor"]] for row in table.to_pylist() if row["amount_minor"] > 0}
 
 
 @pytest.fixture
@@ -115,6 +48,7 @@ def test_charges_that_were_on_hold_are_charged_once_the_hold_is_over(month):
             ledger=app.ledger,
             find_due=partial(find_due, held_issuers=held),
             sender=app._sender(rail),
+            require_still_allowed=lambda: None,
         )
     assert (first.charged, first.not_charged["on_hold"]["rows"]) == (30 - on_hold, on_hold)
     assert month.app().release(run).charged == 30
@@ -180,7 +114,7 @@ def test_a_file_that_changes_on_disk_while_it_waits_is_not_sent_but_written_anew
 
     def tamper_once_it_was_read(rail, file):
         operations = read_back(rail, file)
-        file.path.write_bytes(file.path.read_bytes().replace(b",100,", b",900,"))
+        file.staged.write_bytes(file.staged.read_bytes().replace(b",100,", b",900,"))
         return operations
 
     monkeypatch.setattr(PracticeRail, "read_back", tamper_once_it_was_read)
@@ -197,9 +131,9 @@ def test_a_stop_halts_within_one_wave_and_names_what_is_left(month, monkeypatch)
     poll = PracticeRail.poll
     app = month.app()
 
-    def stop_while_the_canary_is_out(rail, file, **options):
+    def stop_while_the_canary_is_out(rail, file, operations, **options):
         app.stop("look at the canary")
-        return poll(rail, file, **options)
+        return poll(rail, file, operations, **options)
 
     monkeypatch.setattr(PracticeRail, "poll", stop_while_the_canary_is_out)
     with pytest.raises(SendingStopped, match="look at the canary"):
@@ -257,8 +191,9 @@ Makegood(settings, as_of=datetime.fromisoformat(at)).release(run)
 @pytest.mark.parametrize(("owner", "method", "when", "nth"), [
     ("ledger", "intend", "after", 1),
     ("ledger", "record_batch", "after", 1),
-    ("ledger", "record_event", "after", 1),
-    ("rail", "submit", "after", 2),
+    ("ledger", "hand_over", "after", 1),
+    ("rail", "note", "after", 1),
+    ("rail", "deliver", "after", 2),
     ("rail", "poll", "after", 2),
     ("ledger", "record_answers", "before", 2),
     ("ledger", "record_answers", "after", 1),

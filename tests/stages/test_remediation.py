@@ -203,7 +203,7 @@ def test_a_bill_that_another_incident_has_rebilled_meanwhile_is_not_charged_agai
     other.rail = world.rail
     other.charge([second])
     other.turn(ELEVENTH)
-    second.plan |= {"rebill": "rebill", "rebill_charge_id": "re-2", "rebill_method": second.method, "rebill_issuer": "HANBIT",
+    second.plan |= {"rebill": "rebill", "rebill_charge_id": "re-2", "rebill_method": second.method, "rebill_issuer": second.issuer,
                     "rebill_token": second.token}  # fmt: skip
     other.approve([second])
     for each in (world, other):
@@ -302,10 +302,10 @@ def test_what_a_stop_left_unsent_is_decided_anew_by_what_is_true_then(world, mon
     charged_and_approved(world, customers)
     hand_over = Sender._hand_over
 
-    def stop_at_the_second_wave(sender, ready):
+    def stop_at_the_second_wave(sender, turn, ready):
         if ready.wave == 1:
             raise SendingStopped("enough")
-        hand_over(sender, ready)
+        hand_over(sender, turn, ready)
 
     with monkeypatch.context() as stopping:
         stopping.setattr(Sender, "_hand_over", stop_at_the_second_wave)
@@ -376,8 +376,8 @@ world.step(step, datetime.fromisoformat(at))
 @pytest.mark.parametrize(("owner", "method", "when", "nth"), [
     ("plan", "commit", "after", 2),
     ("ledger", "record_batch", "after", 2),
-    ("ledger", "record_event", "after", 1),
-    ("rail", "submit", "after", 2),
+    ("ledger", "hand_over", "after", 1),
+    ("rail", "deliver", "after", 2),
     ("ledger", "record_answers", "before", 1),
     ("plan", "note_deviations", "before", 2),
 ])  # fmt: skip

@@ -1,16 +1,5 @@
 -- People: who may stop and resume, what nobody may set, with what an incident closes, and a log of acts that nobody's transaction delays.
 
--- A lock that goes with its transaction. Unlike an advisory lock, it can be held by those alone who may call this function.
-CREATE TABLE IF NOT EXISTS mutex (name text PRIMARY KEY);
-CREATE OR REPLACE FUNCTION take_mutex(name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO makegood.mutex (name) VALUES ($1) ON CONFLICT DO NOTHING;
-    PERFORM FROM makegood.mutex m WHERE m.name = $1 FOR UPDATE;
-END $$;
-REVOKE ALL ON FUNCTION take_mutex(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION take_mutex(text) TO makegood_pipeline, makegood_airflow, makegood_operator, makegood_approver;
-
 -- -- the kill switch ----------------------------------------------------------------------------------------------------
 
 -- A stop stands until enough different people have lifted it, each under their own name. What the pipeline itself finds wrong with the
@@ -35,18 +24,19 @@ INSERT INTO sending_lift (order_id, person, reason, recorded_at)
     FROM sending_order s JOIN sending_order r ON r.action = 'resume' AND r.order_id > s.order_id AND r.recorded_at >= s.recorded_at
     WHERE s.action = 'stop' ORDER BY s.order_id, r.order_id DESC;
 
-CREATE VIEW open_stop AS
+CREATE OR REPLACE VIEW open_stop AS
     SELECT s.order_id, s.person, s.reason, s.recorded_at, s.needs_people, l.lifted_by
     FROM sending_order s CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(person ORDER BY recorded_at), '{}') AS lifted_by FROM sending_lift WHERE order_id = s.order_id) l
     WHERE s.action = 'stop' AND cardinality(l.lifted_by) < s.needs_people;
 
--- The pipeline's own stop; one that stands for the same reason is enough. Returns its number.
-CREATE FUNCTION order_stop(reason text, needs_people integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+-- The pipeline's own stop; one for the same reason that nobody has lifted yet is enough. Returns its number.
+CREATE OR REPLACE FUNCTION order_stop(reason text, needs_people integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE number bigint;
 BEGIN
-    SELECT order_id INTO number FROM makegood.open_stop o WHERE o.reason = $1 AND o.needs_people >= $2 ORDER BY order_id LIMIT 1;
+    SELECT order_id INTO number FROM makegood.open_stop o
+    WHERE o.reason = $1 AND o.needs_people >= $2 AND o.lifted_by = '{}' ORDER BY order_id LIMIT 1;
     IF number IS NULL THEN
         INSERT INTO makegood.sending_order (reason, needs_people) VALUES ($1, $2) RETURNING order_id INTO number;
     END IF;

@@ -9,7 +9,9 @@ All work is on whole columns: a file of 50,000 operations is never 50,000 Python
 """
 
 import hashlib
+import json
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.adapters.durable import sync_folder, write_durably
 from pipeline.core.money import MINOR_UNIT_EXPONENT
-from pipeline.errors import FatalError, OutcomeUnknown
-from pipeline.ports import BatchFile
+from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost
+from pipeline.ports import BatchFile, Noted, SentFile, Whereabouts
 from pipeline.schema import OPERATION_SCHEMA, OUTCOME_SCHEMA
 
 FIELD_CHARACTERS_MAX = 80
@@ -35,8 +38,23 @@ AMOUNT_MINOR_MAX = 999_999_999_999
 POLL_SECONDS = 0.01
 """Pause between looks for an answer: the practice acquirer needs a fifth of a second for a large file."""
 
-FILES_UNDER_WAY = 2
-"""Files that may wait for their answers, or to be sent, at a time."""
+DAMAGE_SECONDS = 2.0
+"""How long an answer that makes no sense is read again, as it may still be arriving, before it is called damaged."""
+
+HEADER_FIELDS = (
+    "FH", "version", "environment", "level", "company", "platform", "sequence", "api user", "file type", "echo data",
+)  # fmt: skip
+"""Of a file's first line."""
+
+DIGEST_DIGITS = 16
+"""Of a digest of the operations, in the echo data: every answer then names the very file it is about."""
+
+REFUSED_UNBOOKED = (
+    "leaves a gap", "is not [platform]", "not UTF-8", "quoted fields", "too few records", "no file header", "no block header",
+    "in the header is not that of the file name", "trailer [", "does not begin with a line", "company account",
+)  # fmt: skip
+"""Parts of the reasons for which a file is refused before anything of it is booked. Any other reason - that its number was used before,
+that it is a duplicate, or one that nobody here has met - may mean that it was booked: then it is unknown, and asked about."""
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
@@ -108,7 +126,11 @@ class AdyenBatchRail:
 
     def __init__(self, folder: Path, *, outbox: Path, account: MerchantAccount = REHEARSAL) -> None:
         self.folder, self.outbox, self.account = folder, outbox, account
-        self._read: dict[str, pa.Table] = {}
+
+    @property
+    def identity(self) -> str:
+        """See `PaymentRail.identity`: numbers count per platform."""
+        return f"{self.account.company}/{self.account.platform}"
 
     def introduce(self, cards: pa.Table) -> None:
         """Nothing to do: Adyen stored the instruments when their owners gave them."""
@@ -123,20 +145,20 @@ class AdyenBatchRail:
         file_type = _file_type(operations)
         _check_writable(operations, echo)
         render = _render_authorisations if file_type == "Authorisation" else _render_modifications
-        head = ["FH", "1.0", self.account.environment, "Company", self.account.company, self.account.platform, str(sequence),
-                self.account.api_user, file_type, echo]  # fmt: skip
-        content = b"".join(
-            (
-                f"{','.join(head)}\nBH,1,\n".encode(),
-                render(operations, self.account.merchant),
-                f"BT,{operations.num_rows}\nFT,1\n".encode(),
-            )
-        )
-        self.outbox.mkdir(parents=True, exist_ok=True)
+        body = render(operations, self.account.merchant)
+        echo = f"{echo} {hashlib.sha256(body).hexdigest()[:DIGEST_DIGITS]}"
+        header = ",".join(["FH", "1.0", self.account.environment, "Company", self.account.company, self.account.platform, str(sequence),
+                           self.account.api_user, file_type, echo])  # fmt: skip
+        content = b"".join((f"{header}\nBH,1,\n".encode(), body, f"BT,{operations.num_rows}\nFT,1\n".encode()))
         path = self.outbox / f"{self.account.platform}_{sequence}_{file_type}.csv"
-        _write_whole(path, content)
+        staged = self._place("staged") / f"{secrets.token_hex(8)}-{path.name}"
+        self.outbox.mkdir(parents=True, exist_ok=True)
+        for copy in (path, staged):
+            write_durably(copy, content)
         total = pc.sum(operations["amount_minor"]).as_py()
-        return BatchFile(path, sequence, hashlib.sha256(content).hexdigest(), operations.num_rows, total)
+        return BatchFile(
+            path, staged, sequence, header, hashlib.sha256(content).hexdigest(), operations.num_rows, total
+        )
 
     def read_back(self, file: BatchFile) -> pa.Table:
         """See `PaymentRail.read_back`; an undo's `instrument_token` is NULL, because the file does not carry it."""
@@ -159,43 +181,206 @@ class AdyenBatchRail:
                 f"{file.path.name} holds {operations.num_rows} operations of {total} in all, "
                 f"but was written for {file.operation_count} of {file.total_minor}; write it anew"
             )
-        self._keep(file, operations)
         return operations
 
-    def submit(self, file: BatchFile) -> None:
-        """See `PaymentRail.submit`; the written file stays in the outbox as evidence of what went out.
+    def require_as_written(self, file: BatchFile) -> None:
+        """See `PaymentRail.require_as_written`."""
+        _read_unchanged(file)
+
+    # -- handing over -------------------------------------------------------------------------------------------
+
+    def note(self, noted: Noted) -> None:
+        """See `PaymentRail.note`."""
+        self.outbox.mkdir(parents=True, exist_ok=True)
+        write_durably(self._note_file, json.dumps({"epoch": noted.epoch, "sequence": noted.sequence}).encode())
+
+    def noted(self) -> Noted:
+        """See `PaymentRail.noted`.
 
         Raises:
-            FatalError: the file changed since it was written, or another file was accepted under its sequence number.
+            FatalError: the note is there and makes no sense.
         """
-        content, name = _read_unchanged(file), file.path.name
-        acknowledged = self._acknowledgement(file)
-        if acknowledged is not None and acknowledged.accepted:
-            if acknowledged.header != _first_line(content):
-                raise FatalError(
-                    f"sequence {file.sequence} was used by another file ({acknowledged.header}); take the next number"
-                )
-            return
-        if (self.folder / "in" / name).exists():
-            return
-        # An older refusal of this very name must not be taken for the answer to come.
-        (self.folder / "ack" / f"{name}_ack").unlink(missing_ok=True)
-        (self.folder / "in").mkdir(parents=True, exist_ok=True)
-        _write_whole(self.folder / "in" / name, content)
+        accepted = self.next_sequence() - 1
+        try:
+            said = json.loads(self._note_file.read_text())
+            return Noted(int(said["epoch"]), max(accepted, int(said["sequence"])))
+        except FileNotFoundError:
+            return Noted(0, accepted)
+        except (ValueError, KeyError, TypeError):
+            raise FatalError(
+                f"{self._note_file} does not say what was handed over last; `makegood sending status` shows what the acquirer has:"
+                " put a copy of the file from a backup in its place, or remove it once nothing is missing"
+            ) from None
 
-    def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
+    def deliver(self, file: BatchFile) -> None:
+        """See `PaymentRail.deliver`; the other copy stays in the outbox as evidence of what went out.
+
+        Raises:
+            FatalError: another file of the same name waits for the acquirer.
+        """
+        arrival = self._place("in") / file.path.name
+        if arrival.exists():
+            raise FatalError(f"{arrival.name} lies before the acquirer already, and is not ours: nothing was sent")
+        try:
+            file.staged.rename(arrival)
+        except FileNotFoundError:
+            raise SenderLost(f"{file.path.name} was taken back by another sender; it was not sent from here") from None
+        sync_folder(arrival.parent)
+
+    def recall(self, file: BatchFile) -> Whereabouts:
+        """See `PaymentRail.recall`."""
+        kept = self._place("withdrawn")
+        if file.staged is not None:
+            try:
+                file.staged.rename(kept / file.staged.name)
+                sync_folder(kept)
+                return "withdrawn"
+            except FileNotFoundError:
+                if (kept / file.staged.name).exists():
+                    return "withdrawn"
+        if self._has_arrived(file):
+            return "delivered"
+        return "missing" if file.staged is not None else "withdrawn"  # of before there was a staged copy: it never went
+
+    def whereabouts(self, file: BatchFile) -> str:
+        """Where a file is: `staged`, or as `recall` says; moves nothing."""
+        if file.staged is not None and file.staged.exists():
+            return "staged"
+        if file.staged is not None and (self.folder / "withdrawn" / file.staged.name).exists():
+            return "withdrawn"
+        if self._has_arrived(file):
+            return "delivered"
+        return "missing" if file.staged is not None else "withdrawn"
+
+    def sent_files(self) -> list[SentFile]:
+        """The files that the acquirer has accepted, or that lie before it, in the order of their numbers."""
+        found = {}
+        for place, ending in (("in", ""), ("result", "_result")):
+            for path in (self.folder / place).glob(f"{self.account.platform}_*.csv{ending}"):
+                header = _header_of(path)
+                fields = header.split(",")
+                if len(fields) == len(HEADER_FIELDS) and fields[6].isdecimal():
+                    scope, _, wave = fields[9].rpartition(" ")[0].rpartition(" wave ")
+                    number = int(wave) if wave.isdecimal() else 0
+                    found[header] = SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, number)
+        return sorted(found.values(), key=lambda sent: sent.sequence)
+
+    def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:
+        """A file that went out, from the evidence that was kept of it, and its operations.
+
+        Raises:
+            FatalError: the evidence is gone, or of another file.
+        """
+        path = self.outbox / sent.name
+        if _header_of(path) != sent.header:
+            raise FatalError(
+                f"{path} is not the file that the acquirer has under number {sent.sequence}: put it back from a backup, then repair again"
+            )
+        content = path.read_bytes()
+        _, operations = read_request(content, name=path.name)
+        total = pc.sum(operations["amount_minor"]).as_py() or 0
+        digest = hashlib.sha256(content).hexdigest()
+        return BatchFile(path, None, sent.sequence, sent.header, digest, operations.num_rows, total), operations
+
+    def _has_arrived(self, file: BatchFile) -> bool:
+        """Whether the file lies before the acquirer, or an answer names it."""
+        name, header = file.path.name, file.header or _header_of(file.path)
+        answers = (("in", name), ("ack", f"{name}_ack"), ("result", f"{name}_result"))
+        return bool(header) and any(_header_of(self.folder / place / found) == header for place, found in answers)
+
+    def _place(self, name: str) -> Path:
+        place = self.folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    @property
+    def _note_file(self) -> Path:
+        return self.outbox / "handed_over.json"
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    def poll(self, file: BatchFile, operations: pa.Table, *, timeout_seconds: float) -> pa.Table:
         """See `PaymentRail.poll`; `payment_id` of a void or refund is the acquirer's id of that modification."""
-        deadline = time.monotonic() + timeout_seconds
-        with file.path.open("rb") as content:
-            header = _first_line(content.readline())
-        while (outcomes := self._answer(file, header)) is None:
+        deadline, damaged_since = time.monotonic() + timeout_seconds, None
+        header = file.header or _header_of(file.path)
+        while True:
+            try:
+                if (outcomes := self._answer(file, header, operations)) is not None:
+                    return outcomes
+                damaged_since = None
+            except DamagedAnswer as damage:
+                damaged_since = damaged_since or time.monotonic()
+                if time.monotonic() - damaged_since >= DAMAGE_SECONDS:
+                    raise DamagedAnswer(f"{damage}; {self._keep_damaged(file)}") from None
             if time.monotonic() >= deadline:
                 raise OutcomeUnknown(
                     f"{file.path.name}: no answer in {timeout_seconds:g} s; inquire by merchant reference before anything else"
                 )
             self._keep_waiting()
             time.sleep(POLL_SECONDS)
-        return outcomes
+
+    def _answer(self, file: BatchFile, header: str, operations: pa.Table) -> pa.Table | None:
+        """The outcomes of the file's `operations`; None while there is no answer. Answers to another file of its name are not looked at.
+
+        Raises:
+            FileRefused, DamagedAnswer: see `poll`.
+        """
+        acknowledgement = self._acknowledgement(file, header)
+        try:
+            content = (self.folder / "result" / f"{file.path.name}_result").read_bytes()
+        except FileNotFoundError:
+            if isinstance(acknowledgement, DamagedAnswer):
+                raise acknowledgement from None
+            return None
+        if _first_line(content) != header:
+            return None
+        try:
+            outcomes = parse_result(content, name=f"{file.path.name}_result")
+        except FatalError as error:
+            raise DamagedAnswer(str(error)) from None
+        position = pc.index_in(outcomes["merchant_reference"], operations["merchant_reference"].combine_chunks())
+        if position.null_count:
+            raise DamagedAnswer(
+                f"{file.path.name}_result answers for {position.null_count} operations that were not sent"
+            )
+        if outcomes.num_rows != pc.count_distinct(outcomes["merchant_reference"]).as_py():
+            raise DamagedAnswer(f"{file.path.name}_result answers for an operation twice")
+        return outcomes.set_column(4, OUTCOME_SCHEMA.field("amount_minor"), operations["amount_minor"].take(position))
+
+    def _acknowledgement(self, file: BatchFile, header: str) -> DamagedAnswer | None:
+        """Pass while the file is not refused; what is wrong with its acknowledgement, where one is there and makes no sense.
+
+        Raises:
+            FileRefused: it names this file, and refuses it for a reason that excludes that it was booked.
+            DamagedAnswer: it refuses the file for a reason that does not.
+        """
+        name = f"{file.path.name}_ack"
+        try:
+            acknowledged = parse_acknowledgement((self.folder / "ack" / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except FatalError as error:
+            return DamagedAnswer(f"{name}: {error}")
+        if acknowledged.header != header or acknowledged.accepted:
+            return None
+        said = "; ".join(acknowledged.problems)
+        is_listed = all(any(part in why for part in REFUSED_UNBOOKED) for why in acknowledged.problems)
+        if acknowledged.problems and is_listed and acknowledged.next_sequence <= file.sequence:
+            raise FileRefused(f"{file.path.name} was rejected whole, nothing was booked: {said}")
+        raise DamagedAnswer(
+            f"{name} refuses the file, and does not exclude that it was booked before ({said or 'no reason'})"
+        )
+
+    def _keep_damaged(self, file: BatchFile) -> str:
+        """Keep copies of the answers to `file` as they are; says where."""
+        kept = self.outbox / "damaged"
+        kept.mkdir(parents=True, exist_ok=True)
+        for place in ("ack", "result"):
+            found = self.folder / place / f"{file.path.name}_{place}"
+            if found.exists():
+                content = found.read_bytes()
+                write_durably(kept / f"{found.name}.{hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]}", content)
+        return f"copies are kept in {kept}"
 
     def inquire(self, merchant_references: pa.Array) -> pa.Table:
         """Not to be had: the batch format has no question.
@@ -218,7 +403,10 @@ class AdyenBatchRail:
             found[place] = [(int(match[1]), directory / match[0]) for match in map(pattern.fullmatch, names) if match]
         on_their_way = [sequence + 1 for sequence, _ in found["in"]]
         for _, path in sorted(found["ack"], reverse=True):
-            acknowledged = parse_acknowledgement(path.read_bytes())
+            try:
+                acknowledged = parse_acknowledgement(path.read_bytes())
+            except FatalError:
+                continue  # damaged: what went out in it is known to whoever handed it over
             if acknowledged.accepted:
                 return max([acknowledged.next_sequence, *on_their_way])
         return max([1, *on_their_way])
@@ -229,44 +417,6 @@ class AdyenBatchRail:
 
     def _keep_waiting(self) -> None:
         """Called between looks; may notice that nobody will ever answer."""
-
-    def _sent(self, file: BatchFile) -> pa.Table:
-        """The file's operations, as they were read back."""
-        if file.sha256 not in self._read:
-            self._keep(file, read_request(_read_unchanged(file), name=file.path.name)[1])
-        return self._read[file.sha256]
-
-    def _keep(self, file: BatchFile, operations: pa.Table) -> None:
-        """Remember what a file says until its answers come: of two files, since one is written while the other is answered."""
-        self._read = dict([*self._read.items(), (file.sha256, operations)][-FILES_UNDER_WAY:])
-
-    def _acknowledgement(self, file: BatchFile) -> "Acknowledgement | None":
-        try:
-            return parse_acknowledgement((self.folder / "ack" / f"{file.path.name}_ack").read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def _answer(self, file: BatchFile, header: str) -> pa.Table | None:
-        """The file's outcomes; None while there is no answer. Answers to another file of the same name are not looked at."""
-        acknowledged = self._acknowledgement(file)
-        if acknowledged is not None and acknowledged.header == header and not acknowledged.accepted:
-            raise FatalError(
-                f"{file.path.name} was rejected whole, nothing was booked: {'; '.join(acknowledged.problems)}"
-            )
-        try:
-            content = (self.folder / "result" / f"{file.path.name}_result").read_bytes()
-        except FileNotFoundError:
-            return None
-        if _first_line(content) != header:
-            return None
-        outcomes = parse_result(content, name=file.path.name)
-        sent = self._sent(file)
-        position = pc.index_in(outcomes["merchant_reference"], sent["merchant_reference"].combine_chunks())
-        if position.null_count:
-            raise FatalError(
-                f"{file.path.name}: the result answers for {position.null_count} operations that were not sent; nothing is recorded"
-            )
-        return outcomes.set_column(4, OUTCOME_SCHEMA.field("amount_minor"), sent["amount_minor"].take(position))
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +442,24 @@ def parse_acknowledgement(content: bytes) -> Acknowledgement:
     Raises:
         FatalError: it is none.
     """
-    records = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+    try:
+        records = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise FatalError(f"an acknowledgement is UTF-8; this one is not at byte {error.start}") from None
     numbers = [record.split(",") for record in records if record.startswith("N,NextFileSubmissionNumber,")]
-    if not records or not records[0].startswith("FH,") or len(numbers) != 1:
+    if not records or not records[0].startswith("FH,") or len(numbers) != 1 or not _is_number(numbers[0][2:]):
         raise FatalError(
             "an acknowledgement has one file header [FH] and one NextFileSubmissionNumber; this file does not"
         )
     accepted = any(record.startswith("R,") for record in records)
     problems = tuple(record.split(",", 3)[-1] for record in records if record.startswith("E,"))
     return Acknowledgement(records[0], accepted, int(numbers[0][2]), problems)
+
+
+def _is_number(fields: list[str]) -> bool:
+    return (
+        len(fields) == 1 and fields[0].isascii() and fields[0].isdigit() and len(fields[0]) < len("1000000000000000000")
+    )
 
 
 def parse_result(content: bytes, *, name: str) -> pa.Table:
@@ -489,7 +648,7 @@ def _file_type(operations: pa.Table) -> str:
 
 def _check_writable(operations: pa.Table, echo: str) -> None:
     """Refuse what the format cannot say; it has no escape for a comma that this rail would use."""
-    if len(echo) > FIELD_CHARACTERS_MAX or re.search(r'[,"\r\n]', echo):
+    if len(echo) >= FIELD_CHARACTERS_MAX - DIGEST_DIGITS or re.search(r'[,"\r\n]', echo):
         raise FatalError(f"echo data is at most {FIELD_CHARACTERS_MAX} characters without comma, quote or line break")
     is_undo = operations["kind"][0].as_py() in ("void", "refund")
     needed = ["merchant_reference", "customer_id", "currency", "original_payment_id" if is_undo else "instrument_token"]
@@ -557,20 +716,33 @@ def _join(*parts: str | pa.Array | pa.ChunkedArray) -> bytes:
 
 def _first_line(content: bytes) -> str:
     end = content.find(b"\n")
-    return content[: end if end >= 0 else None].decode("utf-8").strip()
+    return content[: end if end >= 0 else None].decode("utf-8", "replace").strip()
+
+
+def _header_of(path: Path) -> str:
+    """The first line of a file; nothing where there is no file."""
+    try:
+        with path.open("rb") as content:
+            return _first_line(content.readline())
+    except FileNotFoundError:
+        return ""
 
 
 def _read_unchanged(file: BatchFile) -> bytes:
-    content = file.path.read_bytes()
+    """The staged bytes, as they were written.
+
+    Raises:
+        FatalError: they are gone, or others.
+    """
+    try:
+        content = file.staged.read_bytes()
+    except FileNotFoundError:
+        raise FatalError(
+            f"{file.path.name} is not where it was staged: it was not sent. Calling again writes it anew"
+        ) from None
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise FatalError(
-            f"{file.path.name} is not as it was written (its SHA-256 differs); write it anew, send nothing"
+            f"{file.path.name} is not as it was written (its SHA-256 differs): somebody changed it, it was not sent."
+            " Calling again writes it anew"
         )
     return content
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside and rename: nobody ever sees half a file."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

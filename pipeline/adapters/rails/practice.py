@@ -5,6 +5,7 @@ Does not: the batch format (`adyen_batch`), or anything the acquirer does (`pipe
 module starts as a program and never imports).
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -94,9 +95,19 @@ class PracticeRail(AdyenBatchRail):
         self._require_cards_taken()
         self._dropped_cards.append(path)
 
-    def poll(self, file: BatchFile, *, timeout_seconds: float) -> pa.Table:
+    @property
+    def identity(self) -> str:
+        """See `PaymentRail.identity`: this very acquirer, wherever its folder is moved to."""
+        path = self.folder / "identity"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError), path.open("x") as file:
+                file.write(f"practice-{uuid.uuid4().hex}")
+        return path.read_text()
+
+    def poll(self, file: BatchFile, operations: pa.Table, *, timeout_seconds: float) -> pa.Table:
         """See `PaymentRail.poll`."""
-        answers = super().poll(file, timeout_seconds=timeout_seconds)
+        answers = super().poll(file, operations, timeout_seconds=timeout_seconds)
         self._require_cards_taken()
         return answers
 
