@@ -146,7 +146,7 @@ class Simulation:
         self, seed: int, ground: Ground, *, story: str | None = None, faults: int | None = None, fates: dict[str, int] | None = None,
         kinds: Sequence[str] = FAULTS, points: Sequence[str] = POINTS,
     ) -> None:  # fmt: skip
-        self.draw = random.Random(seed)  # noqa: S311 - a seed is to end the same every time
+        self.draw = random.Random(seed)
         story = story or self.draw.choices(("release", "undo", "ceiling"), (88, 9, 3))[0]
         if story == "undo" and not ground.is_charged:
             ground.charge()

@@ -30,12 +30,13 @@ CREATE VIEW open_stop AS
         SELECT coalesce(array_agg(person ORDER BY recorded_at), '{}') AS lifted_by FROM sending_lift WHERE order_id = s.order_id) l
     WHERE s.action = 'stop' AND cardinality(l.lifted_by) < s.needs_people;
 
--- The pipeline's own stop; one that stands for the same reason is enough. Returns its number.
+-- The pipeline's own stop; one for the same reason that nobody has lifted yet is enough. Returns its number.
 CREATE FUNCTION order_stop(reason text, needs_people integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE number bigint;
 BEGIN
-    SELECT order_id INTO number FROM makegood.open_stop o WHERE o.reason = $1 AND o.needs_people >= $2 ORDER BY order_id LIMIT 1;
+    SELECT order_id INTO number FROM makegood.open_stop o
+    WHERE o.reason = $1 AND o.needs_people >= $2 AND o.lifted_by = '{}' ORDER BY order_id LIMIT 1;
     IF number IS NULL THEN
         INSERT INTO makegood.sending_order (reason, needs_people) VALUES ($1, $2) RETURNING order_id INTO number;
     END IF;
