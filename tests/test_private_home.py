@@ -31,6 +31,14 @@ def open_to_others(home: Path) -> list[str]:
     return [str(path) for path in (*found, *([home] if mode(home) & READ_OR_WRITE else []))]
 
 
+@pytest.fixture(autouse=True)
+def _usual_umask():
+    """As a shell has it, whatever a command that ran in this process has set."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.mark.slow
 def test_nothing_that_a_month_leaves_behind_is_open_to_others(tmp_path):
     source, home = tmp_path / "source", tmp_path / "home"
