@@ -9,7 +9,6 @@ its charges can edit its record.
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline.adapters.content_hash import ContentHash
 from pipeline.adapters.control_total import ControlTotal
+from pipeline.adapters.durable import sync_file, sync_folder
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import ChargeFile, LandedRun, Landing, Progress, SourceFile
 from pipeline.schema import LANDED_SCHEMA
@@ -277,15 +277,15 @@ class ParquetLake:
         with _disk_errors(self._root):
             partition.parent.mkdir(exist_ok=True)
             for path in (folder / CHARGES_NAME, folder / RECORD_NAME, folder):
-                _sync(path)
+                sync_file(path)
             try:
                 folder.rename(partition)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     return False
                 raise
-            _sync(partition.parent)
-            _sync(self._root)
+            sync_folder(partition.parent)
+            sync_folder(self._root)
         return True
 
 
@@ -390,15 +390,6 @@ def _run_from(record: dict, charges: Path) -> LandedRun:
             "landed_at": datetime.fromisoformat(fields["landed_at"]),
         }
     )
-
-
-def _sync(path: Path) -> None:
-    """Have the file or folder on the disk, not in a cache, before anything relies on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
