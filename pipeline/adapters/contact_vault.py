@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from pipeline.adapters.durable import sync_folder
+from pipeline.adapters.durable import sync
 from pipeline.core.billing_period import BillingPeriod
 from pipeline.errors import FatalError, GateClosed, UsageError
 
@@ -114,7 +114,7 @@ class ContactVault:
         """Destroy a period's key; what it sealed is noise from then on. Repeating it changes nothing."""
         write_private(self._tombstone(billing_period), b"purged\n")
         self._path(billing_period).unlink(missing_ok=True)
-        sync_folder(self._folder)
+        sync(self._folder)
 
     def escrow(self, passphrase: str) -> tuple[bytes, list[str]]:
         """All keys, sealed under a passphrase, to be kept elsewhere; and their periods."""
@@ -153,7 +153,7 @@ class ContactVault:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, self._path(billing_period))
         fresh.unlink()
-        sync_folder(self._folder)
+        sync(self._folder)
         return self._required(billing_period)
 
     def _keys(self, billing_period: str) -> dict[str, Any] | None:
@@ -182,7 +182,7 @@ class ContactVault:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(fresh, json.dumps(kept).encode())
         fresh.replace(self._path(billing_period))
-        sync_folder(self._folder)
+        sync(self._folder)
 
     def _path(self, billing_period: str) -> Path:
         return self._folder / f"{BillingPeriod.parse(billing_period)}.json"

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline.adapters.content_hash import ContentHash
 from pipeline.adapters.control_total import ControlTotal
-from pipeline.adapters.durable import sync_file, sync_folder
+from pipeline.adapters.durable import sync
 from pipeline.errors import FatalError, RetriableError
 from pipeline.ports import ChargeFile, LandedRun, Landing, Progress, SourceFile
 from pipeline.schema import LANDED_SCHEMA
@@ -277,15 +277,15 @@ class ParquetLake:
         with _disk_errors(self._root):
             partition.parent.mkdir(exist_ok=True)
             for path in (folder / CHARGES_NAME, folder / RECORD_NAME, folder):
-                sync_file(path)
+                sync(path)
             try:
                 folder.rename(partition)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     return False
                 raise
-            sync_folder(partition.parent)
-            sync_folder(self._root)
+            sync(partition.parent)
+            sync(self._root)
         return True
 
 

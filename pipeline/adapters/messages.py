@@ -24,7 +24,7 @@ from pipeline.adapters import duck
 from pipeline.adapters.bounded_parquet import BoundedParquet
 from pipeline.adapters.bulk import copy_in, fetch
 from pipeline.adapters.contact_vault import ContactVault, write_private
-from pipeline.adapters.durable import sync_folder
+from pipeline.adapters.durable import sync
 from pipeline.adapters.postgres import Server, conninfo
 from pipeline.bounded_file import require_regular
 from pipeline.core.money import MINOR_UNIT_EXPONENT
@@ -339,7 +339,7 @@ class LocalSink:
             part = path.with_name(f".{path.name}.part")
             write_private(part, kept)
             part.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def _file(self, incident_id: str, batch: str, suffix: str) -> Path:
         return self.folder / incident_id / f"{batch}{suffix}"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.adapters.bounded_parquet import require_bounded
 from pipeline.adapters.content_hash import text_bytes
-from pipeline.adapters.durable import sync_file, sync_folder
+from pipeline.adapters.durable import sync
 from pipeline.errors import FatalError, GateClosed, UnreadableInput
 from pipeline.schema import PLAN_SCHEMA
 
@@ -95,9 +95,9 @@ def write_plan(folder: Path, header: dict[str, Any], lines: pa.Table, digest: st
         row_group_size=HASHED_LINES,
     )
     read_plan(partial, digest)
-    sync_file(partial)  # the plan's row promises it
+    sync(partial)  # the plan's row promises it
     partial.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
     return path
 
 

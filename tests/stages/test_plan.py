@@ -430,7 +430,7 @@ def test_the_operators_lead_times_win_and_wrong_ones_are_refused(tmp_path):
     assert times.of("check_card", "GARAM").refund_days == 1
     assert times.of("check_card", "HANBIT").money_back_by("refund", date(2023, 9, 12), frozenset()) == date(2023, 9, 15)
     (tmp_path / "lead_times.json").write_text('{"issuers": {"HANBIT": {"check_card": {"refund_days": "2"}}}}')
-    with pytest.raises(UsageError, match="HANBIT, check_card: refund_days"):
+    with pytest.raises(UsageError, match="'HANBIT', check_card: refund_days"):
         LeadTimes(tmp_path)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.adapters.durable import sync_folder, write_durably
+from pipeline.adapters.durable import sync, write_durably
 from pipeline.core.money import MINOR_UNIT_EXPONENT
 from pipeline.errors import DamagedAnswer, FatalError, FileRefused, OutcomeUnknown, SenderLost
 from pipeline.ports import BatchFile, Noted, SentFile, Whereabouts
@@ -225,7 +225,7 @@ class AdyenBatchRail:
             file.staged.rename(arrival)
         except FileNotFoundError:
             raise SenderLost(f"{file.path.name} was taken back by another sender; it was not sent from here") from None
-        sync_folder(arrival.parent)
+        sync(arrival.parent)
 
     def recall(self, file: BatchFile) -> Whereabouts:
         """See `PaymentRail.recall`."""
@@ -233,7 +233,7 @@ class AdyenBatchRail:
         if file.staged is not None:
             try:
                 file.staged.rename(kept / file.staged.name)
-                sync_folder(kept)
+                sync(kept)
                 return "withdrawn"
             except FileNotFoundError:
                 if (kept / file.staged.name).exists():
