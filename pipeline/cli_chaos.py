@@ -43,7 +43,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--point", help="this point alone")
     parser.add_argument("--fault", help="this fault alone")
     parser.add_argument("--quick", action="store_true", help="without faults that take long")
-    parser.add_argument("--record", "--resume", metavar="FILE", help="JSON lines of what was tried; a later call goes on with them")
+    parser.add_argument(
+        "--record", "--resume", metavar="FILE", help="JSON lines of what was tried; a later call goes on with them"
+    )
     parser.add_argument("--report", metavar="FILE", help="write the report as JSON as well")
     parser.add_argument("--folder", metavar="DIR", help="where the worlds lie (default: in memory where there is room)")
 
