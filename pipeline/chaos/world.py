@@ -165,7 +165,8 @@ class World:
             _copy(self.postgres, to)
             label = connection.execute("SELECT labelfile FROM pg_backup_stop(wait_for_archive => false)").fetchone()[0]
             _copy(self.postgres / "pg_wal", to / "pg_wal")
-        (to / "postmaster.pid").unlink(missing_ok=True)
+        for left in (to / "postmaster.pid", *to.glob(".s.PGSQL.*")):  # of the process, not of the data
+            left.unlink(missing_ok=True)
         (to / "backup_label").write_text(label)
         if os.geteuid() == 0:
             shutil.chown(to / "backup_label", "pgserver")
