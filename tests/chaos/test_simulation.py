@@ -60,7 +60,7 @@ def test_a_seed_ends_the_same_every_time(ground):
     def run(seed: int) -> list[str]:
         return [line for line in Simulation(seed, ground).run().told if " UTC" not in line]
 
-    assert [run(seed) for seed in range(20, 26)] == [run(seed) for seed in range(20, 26)]
+    assert [run(seed) for seed in range(20, 23)] == [run(seed) for seed in range(20, 23)]
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDS if name not in SECOND_LINES])
