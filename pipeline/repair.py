@@ -118,9 +118,11 @@ class Repair:
         return [finding for finding, _ in found]
 
     def _found(self) -> Iterator[tuple[Finding, Any]]:
+        delivered = set()
         for scope, wave in self.books.open_files(self.rail.identity):
             where = self.rail.whereabouts(wave.file)
             if where == "delivered":
+                delivered.add(wave.file.header)
                 kind = "wait" if wave.handed_over else "enter"
             elif where in ("staged", "withdrawn") or not wave.handed_over:
                 kind = "take_back"
@@ -132,7 +134,7 @@ class Repair:
                 yield _finding("lost", scope, wave), (scope, wave)
         headers = self.books.headers(self.rail.identity)
         for sent in self.rail.sent_files():
-            if not headers.get(sent.sequence, set()) & {sent.header, ""}:
+            if sent.header not in delivered and not headers.get(sent.sequence, set()) & {sent.header, ""}:
                 yield Finding("enter", sent.name, sent.sequence, sent.scope, sent.wave), sent
 
     def _never_had(self, scope: str, wave: Any) -> bool:

@@ -581,6 +581,8 @@ class Simulation:
         found = process.ended
         if isinstance(found, list):
             self._lift()
+        elif isinstance(found, FatalError) and not self.is_back:
+            self.violated(f"a repair ended with {found}")
 
     def _finish(self) -> bool:
         """Whoever was paused has woken up by now; in some simulations the other month's bills are charged as well."""

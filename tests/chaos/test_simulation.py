@@ -87,6 +87,10 @@ def test_a_file_that_went_out_is_entered_beside_one_of_its_wave_that_was_taken_b
     assert told(ground, killed, Fault("standby", "hand_over.delivered", 1), seeds=range(1, 13)) == {}
 
 
+def test_a_file_that_the_books_have_up_to_the_moment_before_it_went_is_entered_once(ground):
+    assert told(ground, Fault("standby", "hand_over.delivered", 2), seeds=range(1, 10)) == {}
+
+
 def test_a_note_of_a_file_that_never_went_does_not_keep_a_restored_database_behind_for_ever(ground):
     killed = Fault("kill", "hand_over.noted", 1)
     assert told(ground, killed, Fault("restore", "lock.taken", 2), seeds=range(1, 9)) == {}
