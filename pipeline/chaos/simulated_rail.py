@@ -220,7 +220,8 @@ class SimulatedRail:
 
     def noted(self) -> Noted:
         bank = self._live()
-        return Noted(bank.note.epoch, max(self.next_sequence() - 1, bank.note.sequence))
+        accepted = self.next_sequence() - 1
+        return Noted(bank.note.epoch, max(accepted, bank.note.sequence), accepted)
 
     def deliver(self, file: BatchFile) -> None:
         bank = self._live()

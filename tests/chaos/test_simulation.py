@@ -94,3 +94,8 @@ def test_a_file_that_the_books_have_up_to_the_moment_before_it_went_is_entered_o
 def test_a_note_of_a_file_that_never_went_does_not_keep_a_restored_database_behind_for_ever(ground):
     killed = Fault("kill", "hand_over.noted", 1)
     assert told(ground, killed, Fault("restore", "lock.taken", 2), seeds=range(1, 9)) == {}
+
+
+def test_a_standby_that_knows_a_file_as_taken_back_and_not_the_one_that_went_out_in_its_place_is_found_out(ground):
+    killed = Fault("kill", "hand_over.noted", 1)
+    assert told(ground, killed, Fault("standby", "hand_over.delivered", 1), seeds=range(1, 13)) == {}

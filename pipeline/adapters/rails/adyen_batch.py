@@ -203,9 +203,9 @@ class AdyenBatchRail:
         accepted = self.next_sequence() - 1
         try:
             said = json.loads(self._note_file.read_text())
-            return Noted(int(said["epoch"]), max(accepted, int(said["sequence"])))
+            return Noted(int(said["epoch"]), max(accepted, int(said["sequence"])), accepted)
         except FileNotFoundError:
-            return Noted(0, accepted)
+            return Noted(0, accepted, accepted)
         except (ValueError, KeyError, TypeError):
             raise FatalError(
                 f"{self._note_file} does not say what was handed over last; `makegood sending status` shows what the acquirer has:"
