@@ -258,11 +258,12 @@ class SimulatedRail:
     def sent_files(self) -> list[SentFile]:
         bank = self._live()
         found = {}
-        for name, said in [*bank.arrived.items(), *bank.results.items()]:
+        accepted = [item for item in bank.acknowledgements.items() if item[1].is_accepted and not item[1].is_damaged]
+        for name, said in [*bank.arrived.items(), *accepted, *bank.results.items()]:
             sent = bank.arrived.get(name) or bank.evidence[name]
             _, sequence, echo = said.header.split(",")
             scope, _, wave = echo.rpartition(" ")[0].rpartition(" wave ")
-            found[said.header] = SentFile(name, int(sequence), said.header, scope or sent.scope, int(wave))
+            found.setdefault(said.header, SentFile(name, int(sequence), said.header, scope or sent.scope, int(wave)))
         return sorted(found.values(), key=lambda sent: sent.sequence)
 
     def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:

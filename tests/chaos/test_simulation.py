@@ -99,3 +99,8 @@ def test_a_note_of_a_file_that_never_went_does_not_keep_a_restored_database_behi
 def test_a_standby_that_knows_a_file_as_taken_back_and_not_the_one_that_went_out_in_its_place_is_found_out(ground):
     killed = Fault("kill", "hand_over.noted", 1)
     assert told(ground, killed, Fault("standby", "hand_over.delivered", 1), seeds=range(1, 13)) == {}
+
+
+def test_a_file_whose_result_is_gone_is_entered_by_its_acknowledgement(ground):
+    stale, restored = Fault("stale", "hand_over.begin", 2), Fault("restore", "answers.record", 2)
+    assert told(ground, stale, restored, seeds=range(1, 9)) == {}
