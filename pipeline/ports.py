@@ -163,10 +163,13 @@ class Noted:
     Attributes:
         epoch: of the sender that handed over last.
         sequence: of the last file handed over, or accepted by the acquirer; 0 for none.
+        accepted: of the last one that the acquirer has accepted, or that lies before it; 0 for none. A file that was handed over
+            may have been taken back before the acquirer had it; one that was accepted was not.
     """
 
     epoch: int
     sequence: int
+    accepted: int = 0
 
 
 class PaymentRail(Protocol):

@@ -106,8 +106,8 @@ class Repair:
             found = sorted(self._found(), key=lambda pair: pair[0].sequence)
             if any(finding.kind in NEEDS_TWO for finding, _ in found):
                 self.books.order_stop_of_two("the books were repaired; two people look, then resume")
-            # a file that went out is entered in the place of one of the same wave that did not
-            for finding, subject in sorted(found, key=lambda pair: pair[0].kind != "take_back"):
+            # a file that went out is entered in the place of one, of the same wave or number, that did not
+            for finding, subject in sorted(found, key=lambda pair: pair[0].kind == "enter"):
                 self._put_right(turn, finding, subject)
             for scope, wave in self.books.open_files(turn.rail):
                 if self.rail.whereabouts(wave.file) != "missing":
@@ -118,9 +118,11 @@ class Repair:
         return [finding for finding, _ in found]
 
     def _found(self) -> Iterator[tuple[Finding, Any]]:
+        delivered = set()
         for scope, wave in self.books.open_files(self.rail.identity):
             where = self.rail.whereabouts(wave.file)
             if where == "delivered":
+                delivered.add(wave.file.header)
                 kind = "wait" if wave.handed_over else "enter"
             elif where in ("staged", "withdrawn") or not wave.handed_over:
                 kind = "take_back"
@@ -132,12 +134,14 @@ class Repair:
                 yield _finding("lost", scope, wave), (scope, wave)
         headers = self.books.headers(self.rail.identity)
         for sent in self.rail.sent_files():
-            if not headers.get(sent.sequence, set()) & {sent.header, ""}:
+            if sent.header not in delivered and not headers.get(sent.sequence, set()) & {sent.header, ""}:
                 yield Finding("enter", sent.name, sent.sequence, sent.scope, sent.wave), sent
 
     def _never_had(self, scope: str, wave: Any) -> bool:
-        """Whether the acquirer knows none of the file's operations, and takes its very number next."""
-        if self.rail.next_sequence() > wave.file.sequence:
+        """Whether the acquirer knows none of the file's operations, and takes its very number next or has another file under it."""
+        number, header = wave.file.sequence, wave.file.header
+        has_another = any(sent.sequence == number and sent.header != header for sent in self.rail.sent_files())
+        if self.rail.next_sequence() > number and not has_another:
             return False
         operations, _ = self.books.read_wave(scope, wave.number)
         answers = self.rail.inquire(operations["merchant_reference"].combine_chunks())

@@ -194,7 +194,8 @@ class PostgresLedger:
                 connection.execute(f"SET LOCAL lock_timeout = '{TURN_WAIT}'")
                 try:
                     epoch, is_behind = connection.execute(
-                        "SELECT * FROM begin_sending(%s, %s, %s)", (rail, noted.epoch, noted.sequence)
+                        "SELECT * FROM begin_sending(%s, %s, %s, %s)",
+                        (rail, noted.epoch, noted.sequence, noted.accepted),
                     ).fetchone()
                     if is_behind and not also_behind:
                         connection.execute("SELECT order_stop(%s, 2)", (BEHIND,))
@@ -290,11 +291,11 @@ class PostgresLedger:
         return [(row[0], _wave(row[1:])) for row in rows]
 
     def headers(self, rail: str) -> dict[int, set[str]]:
-        """By file number, the headers of what was handed over under it; empty for files of before headers were kept."""
+        """By file number, the headers of what was handed over under it and not taken back; empty for files of before headers were kept."""
         with self._server.connect() as connection:
             rows = connection.execute(
-                "SELECT file_sequence, array_agg(coalesce(header, '')) FROM batch JOIN batch_event USING (batch_id)"
-                " WHERE event = 'handed_over' AND coalesce(rail, %(rail)s) = %(rail)s GROUP BY 1",
+                "SELECT file_sequence, array_agg(coalesce(header, '')) FROM live_batch"
+                " WHERE handed_over AND coalesce(rail, %(rail)s) = %(rail)s GROUP BY 1",
                 {"rail": rail},
             ).fetchall()
         return {sequence: set(headers) for sequence, headers in rows}

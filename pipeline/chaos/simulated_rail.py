@@ -6,7 +6,7 @@ anything goes wrong (`simulation`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -75,7 +75,8 @@ class Acquirer:
 
     Attributes:
         fates: by token, what becomes of what is charged: `ok`, `declined`, `silent` (booked, never answered), `held` (booked later).
-        faults: what is to go wrong with the next file that is taken: `damaged`, `damaged_ack`, `silent`.
+        faults: what is to go wrong with the next file that is taken: `damaged`, `damaged_ack`, `silent`, `stale`, `taken_again`.
+        booked: by header, the answers to what was booked.
         is_away: it takes no files.
     """
 
@@ -87,6 +88,8 @@ class Acquirer:
     results: dict[str, Result] = field(default_factory=dict)
     note: Noted = field(default_factory=lambda: Noted(0, 0))
     book: list[Movement] = field(default_factory=list)
+    booked: dict[str, tuple[Acknowledgement, Result]] = field(default_factory=dict)
+    last_result: Result | None = None
     next_sequence: int = 1
     fates: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -104,6 +107,10 @@ class Acquirer:
             self.take()
 
     def _book(self, name: str, file: Content) -> None:
+        if file.header in self.booked:  # taken again, or a copy: answered again, and not booked again
+            self.acknowledgements[name] = replace(self.booked[file.header][0])
+            self.results[name] = replace(self.booked[file.header][1])
+            return
         if file.sequence != self.next_sequence:
             problem = "was used before" if file.sequence < self.next_sequence else "leaves a gap"
             self.acknowledgements[name] = Acknowledgement(
@@ -118,6 +125,12 @@ class Acquirer:
             file.header, file.sequence, True, self.next_sequence, is_damaged=is_damaged
         )
         self.results[name] = Result(file.header, [a for a in answers if a], is_damaged=fault == "damaged")
+        self.booked[file.header] = (self.acknowledgements[name], self.results[name])
+        if fault == "stale" and self.last_result:  # an old answer comes again, in the place of the new one
+            self.results[name] = self.last_result
+        if fault == "taken_again":  # it died after booking, and finds the file once more
+            self.arrived[name] = file
+        self.last_result = self.results[name]
 
     def _move(self, operation: dict[str, Any], *, is_answered: bool) -> dict[str, Any] | None:
         self.made += 1
@@ -207,7 +220,8 @@ class SimulatedRail:
 
     def noted(self) -> Noted:
         bank = self._live()
-        return Noted(bank.note.epoch, max(self.next_sequence() - 1, bank.note.sequence))
+        accepted = self.next_sequence() - 1
+        return Noted(bank.note.epoch, max(accepted, bank.note.sequence), accepted)
 
     def deliver(self, file: BatchFile) -> None:
         bank = self._live()
@@ -244,11 +258,12 @@ class SimulatedRail:
     def sent_files(self) -> list[SentFile]:
         bank = self._live()
         found = {}
-        for name, said in [*bank.arrived.items(), *bank.results.items()]:
+        accepted = [item for item in bank.acknowledgements.items() if item[1].is_accepted and not item[1].is_damaged]
+        for name, said in [*bank.arrived.items(), *accepted, *bank.results.items()]:
             sent = bank.arrived.get(name) or bank.evidence[name]
             _, sequence, echo = said.header.split(",")
             scope, _, wave = echo.rpartition(" ")[0].rpartition(" wave ")
-            found[said.header] = SentFile(name, int(sequence), said.header, scope or sent.scope, int(wave))
+            found.setdefault(said.header, SentFile(name, int(sequence), said.header, scope or sent.scope, int(wave)))
         return sorted(found.values(), key=lambda sent: sent.sequence)
 
     def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:

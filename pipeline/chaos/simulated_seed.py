@@ -42,7 +42,8 @@ POINTS = (*FAILPOINTS, "db.commit", "rail.poll", "due.found")
 
 FAULTS = (
     "kill", "error", "pause", "takeover", "lose_lock", "lose_all", "second", "commit_lost", "damaged", "damaged_ack", "silent", "late",
-    "lose_staged", "lose_arrived", "stop", "reject", "incident", "clock_back", "window_closes", "restore", "standby", "repair",
+    "stale", "taken_again", "lose_staged", "lose_arrived", "stop", "reject", "incident", "clock_back", "window_closes", "restore",
+    "standby", "repair",
 )  # fmt: skip
 
 WITH_FILE = (
@@ -408,7 +409,7 @@ class Simulation:
                 self._lose_all()
             case "second":
                 self._second()
-            case "damaged" | "damaged_ack" | "silent":
+            case "damaged" | "damaged_ack" | "silent" | "stale" | "taken_again":
                 self.bank.faults.append(kind)
             case "late":
                 self.bank.is_away = True
@@ -580,6 +581,8 @@ class Simulation:
         found = process.ended
         if isinstance(found, list):
             self._lift()
+        elif isinstance(found, FatalError) and not self.is_back:
+            self.violated(f"a repair ended with {found}")
 
     def _finish(self) -> bool:
         """Whoever was paused has woken up by now; in some simulations the other month's bills are charged as well."""

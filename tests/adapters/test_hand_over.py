@@ -56,7 +56,7 @@ def test_a_sender_that_lost_its_turn_records_nothing_more(world):
     with world.ledger.sending(world.run_id, NOTHING) as old:
         batch_id = recorded(world, old, first)
         with world.server.connect() as connection:  # as a successor does, once the lock's connection is gone
-            connection.execute("SELECT begin_sending(%s, 0, 0)", (world.run_id,))
+            connection.execute("SELECT begin_sending(%s, 0, 0, 0)", (world.run_id,))
         for act in (
             lambda: world.ledger.hand_over(old, batch_id),
             lambda: world.ledger.record_event(old, batch_id, "withdrawn"),
@@ -205,7 +205,7 @@ def test_people_do_not_pass_the_door_at_all(world, login):
     with psycopg.connect(conninfo(world.server.url(login)), autocommit=True) as connection:
         for call in (
             "hand_over(1, 1, NULL, 'UTC')",
-            "begin_sending('r', 0, 0)",
+            "begin_sending('r', 0, 0, 0)",
             "end_unsent(1, '{}', '')",
             "record_event(1, 1, '', '')",
         ):

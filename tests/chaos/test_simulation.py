@@ -60,7 +60,7 @@ def test_a_seed_ends_the_same_every_time(ground):
     def run(seed: int) -> list[str]:
         return [line for line in Simulation(seed, ground).run().told if " UTC" not in line]
 
-    assert [run(seed) for seed in range(20, 26)] == [run(seed) for seed in range(20, 26)]
+    assert [run(seed) for seed in range(20, 23)] == [run(seed) for seed in range(20, 23)]
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDS if name not in SECOND_LINES])
@@ -87,6 +87,20 @@ def test_a_file_that_went_out_is_entered_beside_one_of_its_wave_that_was_taken_b
     assert told(ground, killed, Fault("standby", "hand_over.delivered", 1), seeds=range(1, 13)) == {}
 
 
+def test_a_file_that_the_books_have_up_to_the_moment_before_it_went_is_entered_once(ground):
+    assert told(ground, Fault("standby", "hand_over.delivered", 2), seeds=range(1, 10)) == {}
+
+
 def test_a_note_of_a_file_that_never_went_does_not_keep_a_restored_database_behind_for_ever(ground):
     killed = Fault("kill", "hand_over.noted", 1)
     assert told(ground, killed, Fault("restore", "lock.taken", 2), seeds=range(1, 9)) == {}
+
+
+def test_a_standby_that_knows_a_file_as_taken_back_and_not_the_one_that_went_out_in_its_place_is_found_out(ground):
+    killed = Fault("kill", "hand_over.noted", 1)
+    assert told(ground, killed, Fault("standby", "hand_over.delivered", 1), seeds=range(1, 13)) == {}
+
+
+def test_a_file_whose_result_is_gone_is_entered_by_its_acknowledgement(ground):
+    stale, restored = Fault("stale", "hand_over.begin", 2), Fault("restore", "answers.record", 2)
+    assert told(ground, stale, restored, seeds=range(1, 9)) == {}

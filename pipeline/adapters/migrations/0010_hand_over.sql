@@ -70,12 +70,13 @@ CREATE FUNCTION last_sequence(p_rail text) RETURNS bigint LANGUAGE sql STABLE SE
 $$;
 
 -- Returns the new epoch, and whether this database is behind what the rail, or the note beside it, knows to have gone out.
-CREATE FUNCTION begin_sending(p_rail text, p_epoch bigint, p_sequence bigint, OUT epoch bigint, OUT is_behind boolean)
+CREATE FUNCTION begin_sending(p_rail text, p_epoch bigint, p_sequence bigint, p_accepted bigint, OUT epoch bigint, OUT is_behind boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE before bigint;
 BEGIN
     SELECT s.epoch INTO before FROM sender s FOR NO KEY UPDATE;
-    is_behind := p_epoch > before OR p_sequence > (
+    -- What was noted may have been taken back since; what the acquirer has accepted was not.
+    is_behind := p_epoch > before OR p_accepted > last_sequence(p_rail) OR p_sequence > (
         SELECT coalesce(max(b.file_sequence), 0) FROM batch b JOIN batch_event e USING (batch_id)
         WHERE e.event = 'handed_over' AND coalesce(b.rail, p_rail) = p_rail);
     UPDATE sender s SET epoch = greatest(s.epoch, p_epoch) + 1 RETURNING s.epoch INTO epoch;

@@ -203,9 +203,9 @@ class AdyenBatchRail:
         accepted = self.next_sequence() - 1
         try:
             said = json.loads(self._note_file.read_text())
-            return Noted(int(said["epoch"]), max(accepted, int(said["sequence"])))
+            return Noted(int(said["epoch"]), max(accepted, int(said["sequence"])), accepted)
         except FileNotFoundError:
-            return Noted(0, accepted)
+            return Noted(0, accepted, accepted)
         except (ValueError, KeyError, TypeError):
             raise FatalError(
                 f"{self._note_file} does not say what was handed over last; `makegood sending status` shows what the acquirer has:"
@@ -255,14 +255,15 @@ class AdyenBatchRail:
     def sent_files(self) -> list[SentFile]:
         """The files that the acquirer has accepted, or that lie before it, in the order of their numbers."""
         found = {}
-        for place, ending in (("in", ""), ("result", "_result")):
+        for place, ending in (("in", ""), ("ack", "_ack"), ("result", "_result")):  # one of them may be damaged or gone
             for path in (self.folder / place).glob(f"{self.account.platform}_*.csv{ending}"):
-                header = _header_of(path)
+                header = _header_of(path) if place != "ack" or _accepts(path) else ""
                 fields = header.split(",")
                 if len(fields) == len(HEADER_FIELDS) and fields[6].isdecimal():
                     scope, _, wave = fields[9].rpartition(" ")[0].rpartition(" wave ")
                     number = int(wave) if wave.isdecimal() else 0
-                    found[header] = SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, number)
+                    sent = SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, number)
+                    found.setdefault(header, sent)
         return sorted(found.values(), key=lambda sent: sent.sequence)
 
     def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:
@@ -454,6 +455,14 @@ def parse_acknowledgement(content: bytes) -> Acknowledgement:
     accepted = any(record.startswith("R,") for record in records)
     problems = tuple(record.split(",", 3)[-1] for record in records if record.startswith("E,"))
     return Acknowledgement(records[0], accepted, int(numbers[0][2]), problems)
+
+
+def _accepts(path: Path) -> bool:
+    """Whether an acknowledgement is legible and takes its file."""
+    try:
+        return parse_acknowledgement(path.read_bytes()).accepted
+    except FatalError:
+        return False
 
 
 def _is_number(fields: list[str]) -> bool:
