@@ -75,8 +75,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE before bigint;
 BEGIN
     SELECT s.epoch INTO before FROM sender s FOR NO KEY UPDATE;
-    -- What was noted may have been taken back since; what the acquirer has accepted was not.
-    is_behind := p_epoch > before OR p_accepted > last_sequence(p_rail) OR p_sequence > (
+    -- What was noted may have been taken back since; what the acquirer has accepted was not, and it takes every number once.
+    is_behind := p_epoch > before OR p_accepted > (
+        SELECT count(DISTINCT b.file_sequence) FROM live_batch b
+        WHERE b.handed_over AND coalesce(b.rail, p_rail) = p_rail AND b.file_sequence <= p_accepted) OR p_sequence > (
         SELECT coalesce(max(b.file_sequence), 0) FROM batch b JOIN batch_event e USING (batch_id)
         WHERE e.event = 'handed_over' AND coalesce(b.rail, p_rail) = p_rail);
     UPDATE sender s SET epoch = greatest(s.epoch, p_epoch) + 1 RETURNING s.epoch INTO epoch;

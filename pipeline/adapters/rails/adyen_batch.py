@@ -219,7 +219,7 @@ class AdyenBatchRail:
             FatalError: another file of the same name waits for the acquirer.
         """
         arrival = self._place("in") / file.path.name
-        if arrival.exists():
+        if arrival.exists() and file.staged.exists():
             raise FatalError(f"{arrival.name} lies before the acquirer already, and is not ours: nothing was sent")
         try:
             file.staged.rename(arrival)
@@ -254,16 +254,18 @@ class AdyenBatchRail:
 
     def sent_files(self) -> list[SentFile]:
         """The files that the acquirer has accepted, or that lie before it, in the order of their numbers."""
-        found = {}
+        found: dict[str, SentFile] = {}
         for place, ending in (("in", ""), ("ack", "_ack"), ("result", "_result")):  # one of them may be damaged or gone
             for path in (self.folder / place).glob(f"{self.account.platform}_*.csv{ending}"):
-                header = _header_of(path) if place != "ack" or _accepts(path) else ""
-                fields = header.split(",")
-                if len(fields) == len(HEADER_FIELDS) and fields[6].isdecimal():
-                    scope, _, wave = fields[9].rpartition(" ")[0].rpartition(" wave ")
-                    number = int(wave) if wave.isdecimal() else 0
-                    sent = SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, number)
-                    found.setdefault(header, sent)
+                sent = _sent_file(path, ending) if place != "ack" or _accepts(path) else None
+                if sent is not None:
+                    found.setdefault(sent.header, sent)
+        # it takes every number once: of one below its next that no answer names any more, the evidence says what it was
+        answered, taken = {sent.sequence for sent in found.values()}, range(1, self.next_sequence())
+        for path in self.outbox.glob(f"{self.account.platform}_*.csv"):
+            sent = _sent_file(path, "")
+            if sent is not None and sent.sequence in taken and sent.sequence not in answered:
+                found.setdefault(sent.header, sent)
         return sorted(found.values(), key=lambda sent: sent.sequence)
 
     def read_sent(self, sent: SentFile) -> tuple[BatchFile, pa.Table]:
@@ -367,7 +369,10 @@ class AdyenBatchRail:
         said = "; ".join(acknowledged.problems)
         is_listed = all(any(part in why for part in REFUSED_UNBOOKED) for why in acknowledged.problems)
         if acknowledged.problems and is_listed and acknowledged.next_sequence <= file.sequence:
-            raise FileRefused(f"{file.path.name} was rejected whole, nothing was booked: {said}")
+            raise FileRefused(
+                f"{file.path.name} was rejected whole, nothing was booked: {said}. Where that repeats itself, a file before it was lost:"
+                " `makegood sending repair`"
+            )
         raise DamagedAnswer(
             f"{name} refuses the file, and does not exclude that it was booked before ({said or 'no reason'})"
         )
@@ -455,6 +460,16 @@ def parse_acknowledgement(content: bytes) -> Acknowledgement:
     accepted = any(record.startswith("R,") for record in records)
     problems = tuple(record.split(",", 3)[-1] for record in records if record.startswith("E,"))
     return Acknowledgement(records[0], accepted, int(numbers[0][2]), problems)
+
+
+def _sent_file(path: Path, ending: str) -> SentFile | None:
+    """What the header of a file, or of an answer to one, says of it; None where it is no such header."""
+    header = _header_of(path)
+    fields = header.split(",")
+    if len(fields) != len(HEADER_FIELDS) or not fields[6].isdecimal():
+        return None
+    scope, _, wave = fields[9].rpartition(" ")[0].rpartition(" wave ")
+    return SentFile(path.name.removesuffix(ending), int(fields[6]), header, scope, int(wave) if wave.isdecimal() else 0)
 
 
 def _accepts(path: Path) -> bool:
