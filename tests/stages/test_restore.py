@@ -56,12 +56,13 @@ def test_a_database_restored_from_before_a_release_starts_stopped_and_learns_wha
         assert [(f["kind"], f["wave"]) for f in found if f["kind"] == "enter"] == [("enter", 1), ("enter", 2)]
         assert month.app(login="operator").sending_repair(apply=True)["people_needed"] == 2
         assert month.app().sending_repair()["findings"] == []
-        with pytest.raises(SendingStopped):
-            month.app().release(run)
-        month.app(login="operator").resume("what went out is entered")
-        with pytest.raises(SendingStopped):  # one person is not enough
-            month.app().release(run)
-        month.app(login="approver").resume("seen")
+        next_month = Month(settings, tmp_path / "next")
+        waiting = next_month.land(bills(3))
+        for person in ("operator", "approver"):
+            with pytest.raises(SendingStopped):  # nobody, or one person, is not enough
+                next_month.app().release(waiting)
+            month.app(login=person).resume("what went out is entered")
+        assert next_month.app().release(waiting).charged == 3
         again = month.app().release(run)
         assert (again.charged, again.unknown, again.not_sent) == (1_100, 0, 0)
         assert month.approvals() == expected(table)
