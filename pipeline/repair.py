@@ -5,12 +5,14 @@ anything. Whatever may have moved money is put right only while sending is stopp
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import FileRefused, SendingStopped
 from pipeline.execution import Sender, Turn
 from pipeline.ports import BatchFile, Noted, SentFile
 
@@ -58,7 +60,7 @@ class Books(Protocol):
     def headers(self, rail: str) -> dict[int, set[str]]: ...
     def read_wave(self, scope: str, wave: int) -> tuple[pa.Table, pa.Table]: ...
     def order_stop_of_two(self, reason: str) -> None: ...
-    def intend_missing(self, scope: str, wave: int, operations: pa.Table) -> None: ...
+    def intend_missing(self, turn: Turn, scope: str, wave: int, operations: pa.Table) -> None: ...
     def reenter_batch(self, turn: Turn, scope: str, wave: int, file: BatchFile) -> None: ...
     def declare_lost(self, turn: Turn, scope: str, wave: Any, *, effective_on: Any) -> None: ...
 
@@ -106,16 +108,24 @@ class Repair:
             found = sorted(self._found(), key=lambda pair: pair[0].sequence)
             if any(finding.kind in NEEDS_TWO for finding, _ in found):
                 self.books.order_stop_of_two("the books were repaired; two people look, then resume")
-            # a file that went out is entered in the place of one, of the same wave or number, that did not
+            # what never went is taken back first: a file that did is entered in its place. Each is entered with its answers, for the next
+            # may be about what it declined
+            self._settle_open(turn)
             for finding, subject in sorted(found, key=lambda pair: pair[0].kind == "enter"):
                 self._put_right(turn, finding, subject)
-            for scope, wave in self.books.open_files(turn.rail):
-                if self.rail.whereabouts(wave.file) != "missing":
-                    self.sender.settle(turn, scope, wave)
+                self._settle_open(turn)
             # what was noted and never went would keep these books behind for ever
             last = max(self.rail.next_sequence() - 1, self.books.last_sequence(turn.rail))
             self.rail.note(Noted(turn.epoch, last))
         return [finding for finding, _ in found]
+
+    def _settle_open(self, turn: Turn) -> None:
+        """Take back, or record the answers to, what any sender's turn would; what the answers say stops no repair."""
+        for scope, wave in self.books.open_files(turn.rail):
+            where = self.rail.whereabouts(wave.file)
+            if where != "missing" and (wave.handed_over or where != "delivered"):
+                with suppress(SendingStopped, FileRefused):
+                    self.sender.settle(turn, scope, wave)
 
     def _found(self) -> Iterator[tuple[Finding, Any]]:
         delivered = set()
@@ -149,8 +159,6 @@ class Repair:
 
     def _put_right(self, turn: Turn, finding: Finding, subject: Any) -> None:
         match finding.kind:
-            case "take_back":
-                self.sender.settle(turn, *subject)
             case "enter":
                 self._enter(turn, finding, subject)
             case "lost":
@@ -160,7 +168,9 @@ class Repair:
         """Enter a file's operations, and that it was handed over; its answers are read like any other's."""
         if isinstance(subject, SentFile):
             file, operations = self.rail.read_sent(subject)
-            self.books.intend_missing(finding.scope, finding.wave, self.meant(finding.scope, finding.wave, operations))
+            self.books.intend_missing(
+                turn, finding.scope, finding.wave, self.meant(finding.scope, finding.wave, operations)
+            )
         else:  # the books have it up to the moment before it was handed over
             file = subject[1].file
         self.books.reenter_batch(turn, finding.scope, finding.wave, file)

@@ -351,15 +351,18 @@ class PostgresLedger:
         with refusals(), self._server.connect() as connection:
             connection.execute("SELECT record_event(%s, %s, %s, %s)", (turn.epoch, batch_id, event, detail))
 
-    def end_unsent(self, turn: Turn, scopes: list[str], reason: str) -> int:
-        """End intents of these scopes that are in no file that may move money; returns their number. What is due is decided anew.
+    def end_unsent(self, turn: Turn, scopes: list[str], reason: str, waves: list[int] | None = None) -> int:
+        """End intents of these scopes - of all waves, or some - that are in no file that may move money; returns their number. What is
+        due is decided anew.
 
         Raises:
             SenderLost: another sender has taken over.
         """
         failpoint("withdraw.record")
         with refusals(), self._server.connect() as connection:
-            ended = connection.execute("SELECT end_unsent(%s, %s, %s)", (turn.epoch, scopes, reason)).fetchone()[0]
+            ended = connection.execute(
+                "SELECT end_unsent(%s, %s, %s, %s)", (turn.epoch, scopes, reason, waves)
+            ).fetchone()[0]
         failpoint("withdraw.recorded")
         return ended
 
@@ -370,10 +373,12 @@ class PostgresLedger:
         with self._server.connect() as connection:
             connection.execute("SELECT order_stop(%s, 2)", (reason,))
 
-    def intend_missing(self, scope: str, wave: int, operations: pa.Table) -> None:
-        """Commit those of a wave's `operations` (`OPERATION_COLUMNS`) that the books lack.
+    def intend_missing(self, turn: Turn, scope: str, wave: int, operations: pa.Table) -> None:
+        """Commit those of a wave's `operations` (`OPERATION_COLUMNS`) that the books lack. An earlier attempt that they have and that
+        was never sent had been ended, or there would be no later one: it is ended again.
 
         Raises:
+            SenderLost: another sender has taken over.
             FatalError: as `intend`.
         """
         with self._server.connect() as connection:
@@ -384,7 +389,26 @@ class PostgresLedger:
         known = pa.array([row[0] for row in rows], pa.string())
         missing = operations.filter(pc.invert(pc.is_in(operations["operation_id"], known)))
         if missing.num_rows:
+            self._end_attempts_before(turn, missing.filter(pc.greater(missing["attempt"], 1)))
             self.intend(scope, missing)
+
+    def _end_attempts_before(self, turn: Turn, operations: pa.Table) -> None:
+        """End the waves, never sent, of which `operations` are later attempts."""
+        facts = operations.select(
+            ["customer_id", "billing_period", "bill_cycle", "kind", "incident_id", "occurrence"]
+        ).to_pydict()
+        with self._server.connect() as connection:
+            waves = connection.execute(
+                "SELECT DISTINCT o.scope, o.wave FROM operation o"
+                " JOIN unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::integer[])"
+                "  f(customer_id, billing_period, bill_cycle, kind, incident_id, occurrence)"
+                " ON f.customer_id = o.customer_id AND f.billing_period = o.billing_period AND f.bill_cycle = o.bill_cycle"
+                " AND f.kind = o.kind AND f.incident_id IS NOT DISTINCT FROM o.incident_id AND f.occurrence = o.occurrence"
+                " WHERE NOT EXISTS (SELECT FROM outcome c WHERE c.operation_id = o.operation_id)",
+                list(facts.values()),
+            ).fetchall()
+        for scope, wave in waves:
+            self.end_unsent(turn, [scope], "a later attempt went out", [wave])
 
     def reenter_batch(self, turn: Turn, scope: str, wave: int, file: BatchFile) -> None:
         """Enter that a wave's file was handed over; possible only while sending is stopped until two people resume it.

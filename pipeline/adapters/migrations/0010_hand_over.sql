@@ -253,8 +253,9 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- End intents of these scopes that are in no file that may move money: what is due is decided anew. Returns their number.
-CREATE FUNCTION end_unsent(p_epoch bigint, p_scopes text[], p_reason text) RETURNS bigint
+-- End intents of these scopes - of all waves, or some - that are in no file that may move money: what is due is decided anew. Returns
+-- their number.
+CREATE FUNCTION end_unsent(p_epoch bigint, p_scopes text[], p_reason text, p_waves integer[] DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = makegood, pg_temp AS $$
 DECLARE ended bigint;
 BEGIN
@@ -262,7 +263,7 @@ BEGIN
     PERFORM take_mutex('batch');
     INSERT INTO wave_end (scope, wave, reason)
         SELECT DISTINCT o.scope, o.wave, p_reason FROM operation o
-        WHERE o.scope = ANY (p_scopes) AND o.scope NOT LIKE 'import-%'
+        WHERE o.scope = ANY (p_scopes) AND o.scope NOT LIKE 'import-%' AND (p_waves IS NULL OR o.wave = ANY (p_waves))
           AND NOT EXISTS (SELECT FROM live_batch b WHERE b.scope = o.scope AND b.wave = o.wave)
         ON CONFLICT DO NOTHING;
     INSERT INTO outcome (operation_id, status, reason)
