@@ -48,7 +48,7 @@ class ContactKeeping(Installation):
             raise UsageError(f"{incident_id} has no batch {batch!r}; it has {', '.join(batches) or 'none'}")
         wanted = batches if batch is None else [batch]
         content = b"".join(self.sink.open(incident_id, name) for name in wanted)
-        self.register.audit("read_contacts", incident_id, {"batches": wanted})
+        self.audit_log.append("read_contacts", incident_id, {"batches": wanted})
         return content.decode()
 
     def find_contact(self, contact: str) -> list[dict[str, Any]]:

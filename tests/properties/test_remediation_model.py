@@ -170,6 +170,9 @@ class Ground:
         self.settings = replace(Settings.from_environment(), home=folder, database_url=None, login=None, password=None)
         with patch.dict(postgres.SERVER_SETTINGS, QUICK):
             self.server = postgres.open_server(self.settings)
+        superuser = postgres.superuser_url(self.settings)
+        self._patch(postgres, "open_server", lambda _: self.server)  # one, with its connections, for every example
+        self._patch(postgres, "superuser_url", lambda _: superuser)
         self._admin = psycopg.connect(_on_makegood(postgres.superuser_url(self.settings)), autocommit=True)
         names = self._admin.execute(
             "SELECT string_agg(format('makegood.%I', tablename), ', ') FROM pg_tables WHERE schemaname = 'makegood'"

@@ -121,10 +121,7 @@ def test_a_purged_month_is_gone_for_ever_and_two_outputs_say_so(app, told, words
     with pytest.raises(GateClosed, match="close it first"):
         app.purge_contacts(PERIOD)
     app.escrow_contact_keys(tmp_path / "keys.escrow", words)
-    with app.server.connect("makegood_pipeline") as connection:
-        connection.execute(
-            "INSERT INTO incident_closing (incident_id, proof) VALUES (%s, '{}')", (told.world.incident,)
-        )
+    told.world.plant("INSERT INTO incident_closing (incident_id, proof) VALUES (%s, '{}')", (told.world.incident,))
 
     monkeypatch.setenv("MAKEGOOD_HOME", str(app.settings.home))
     monkeypatch.setenv("MAKEGOOD_LOGIN", "operator")
