@@ -443,7 +443,7 @@ class PlanInProgress:
             "done": done.get("done", _sum({})),
             "declined": declined,
             "unknown": _sum(lines, "unknown", "sent"),
-            "left": {_LEFT_NAMES.get(name, name): figures for name, figures in left.items()},
+            "left": _renamed(left, _LEFT_NAMES),
             "deviations": self._deviation_figures(),
         }
         if self.step == "rebill":
@@ -470,6 +470,14 @@ class PlanInProgress:
 
 _LEFT_NAMES = {"due": "not_sent"}
 """A due line is called not sent once a call has ended; intents that a stop kept back are called so too."""
+
+
+def _renamed(figures: dict[str, dict[str, int]], names: dict[str, str]) -> dict[str, dict[str, int]]:
+    """`figures` under other names; what comes to one name is added up."""
+    found: dict[str, list[str]] = {}
+    for name in figures:
+        found.setdefault(names.get(name, name), []).append(name)
+    return {name: _sum(figures, *together) for name, together in found.items()}
 
 
 def _deviations(lines: pa.Table, judged: pa.Table) -> pa.Table:
