@@ -36,7 +36,6 @@ class Finding:
         kind: a key of `TOLD`.
         file: its name.
         scope, wave: what it was written for, as its header says.
-        detail: why, where there is more to say.
     """
 
     kind: str
@@ -44,7 +43,6 @@ class Finding:
     sequence: int
     scope: str
     wave: int
-    detail: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"what": TOLD[self.kind]}

@@ -230,7 +230,7 @@ class PostgresLedger:
             " UNION ALL SELECT r.customer_id, r.bill_cycle, r.amount_minor, 1, false FROM operation r"
             " WHERE r.kind = 'rebill' AND r.attempt = 1 AND r.billing_period = {period} AND NOT EXISTS"
             " (SELECT FROM operation c WHERE c.customer_id = r.customer_id AND c.billing_period = r.billing_period"
-            "  AND c.bill_cycle = r.bill_cycle AND c.kind = 'charge')"
+            "  AND c.bill_cycle = r.bill_cycle AND c.kind = 'charge' AND c.operation_id NOT IN (SELECT operation_id FROM ended))"
         ).format(period=sql.Literal(billing_period), reasons=sql.Literal(list(NEVER_SENT)))
         return self._fetch(query, CHARGED_SCHEMA)
 

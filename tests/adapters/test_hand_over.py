@@ -237,6 +237,21 @@ def test_a_bill_is_charged_again_only_after_every_attempt_before_has_failed(worl
         charges(world, [customer], wave=2, attempt=3)
 
 
+def test_a_bill_whose_charge_was_ended_and_that_an_incident_charged_is_not_charged_by_a_later_release(world):
+    (customer,) = people(world, 1)
+    charges(world, [customer])
+    with world.ledger.sending(world.run_id, NOTHING) as turn:
+        world.ledger.end_unsent(turn, [world.run_id], "held")
+    incident = world.incidents.open_incident(
+        billing_period="2023-09", charge_scope=world.run_id, issuers=[world.issuer], corrected_run=world.corrected
+    ).incident_id
+    charges(world, [customer], kind="rebill", incident_id=incident, scope=f"{incident}/0/rebill")
+    rows = [row for row in world.ledger.charged("2023-09").to_pylist() if row["customer_id"] == customer.customer_id]
+    assert [row["is_ended"] for row in sorted(rows, key=lambda row: row["is_ended"])] == [False, True]
+    with pytest.raises(FatalError, match="an incident has charged the bill already"):
+        charges(world, [customer], wave=1, attempt=2)
+
+
 def test_two_refunds_at_once_never_exceed_the_charge(world):
     customers = people(world, 1, method="check_card")
     charged_and_approved(world, customers)

@@ -378,6 +378,12 @@ BEGIN
                  AND NOT EXISTS (SELECT FROM makegood.outcome c WHERE c.operation_id = p.operation_id AND c.status = 'declined')) THEN
         RAISE EXCEPTION 'a bill is charged again only after every attempt before has failed' USING ERRCODE = 'check_violation';
     END IF;
+    IF EXISTS (SELECT FROM inserted i JOIN makegood.operation p ON p.customer_id = i.customer_id AND p.billing_period = i.billing_period
+                   AND p.bill_cycle = i.bill_cycle AND p.kind = 'rebill'
+               WHERE i.attempt > 1 AND i.kind = 'charge'
+                 AND NOT EXISTS (SELECT FROM makegood.outcome c WHERE c.operation_id = p.operation_id AND c.status = 'declined')) THEN
+        RAISE EXCEPTION 'an incident has charged the bill already' USING ERRCODE = 'check_violation';
+    END IF;
     IF EXISTS (SELECT FROM inserted WHERE scope LIKE 'import-%' AND kind <> 'charge') THEN
         RAISE EXCEPTION 'only charges are imported' USING ERRCODE = 'check_violation';
     END IF;
