@@ -37,6 +37,13 @@ CREATE OR REPLACE TEMP TABLE wrong_payment AS
 SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor AS approved_minor, a.currency AS approved_in, a.status, a."at"
 FROM (FROM numbered_wrong WHERE payment_id IS NULL) w JOIN approval a USING (reference)
 UNION ALL
+-- a charge that was ended before it went out, and charged under a later attempt
+SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
+FROM (FROM numbered_wrong ANTI JOIN approval USING (reference) WHERE payment_id IS NULL) w JOIN source_bill b USING (bill_no),
+    range(2, $attempts + 1) t(attempt)
+JOIN approval a ON a.reference = reference_of('charge||' || b.billing_period || '|' || b.bill_cycle || '|' || w.occurrence || '|' || attempt
+                                              || '|' || b.customer_id)
+UNION ALL
 SELECT w.* EXCLUDE (payment_id, reference), a.number, a.payment_id, a.amount_minor, a.currency, a.status, a."at"
 FROM (FROM numbered_wrong WHERE payment_id IS NOT NULL) w JOIN approval a USING (payment_id);
 
@@ -71,9 +78,9 @@ CREATE OR REPLACE TEMP TABLE stranger AS
 WITH mine AS (SELECT a.*, p.customer_id, p.billing_period, p.bill_cycle FROM left_over a ANTI JOIN rebill_payment USING (number)
               JOIN person p USING (instrument_token) WHERE a.status <> 'declined'),
 other_month AS (
-    SELECT DISTINCT payment_id FROM mine, range(-$months, $months + 1) t(months)
+    SELECT DISTINCT payment_id FROM mine, range(-$months, $months + 1) t(months), range(1, $attempts + 1) u(attempt)
     WHERE reference = reference_of('charge||' || strftime(strptime(billing_period, '%Y-%m') + to_months(CAST(months AS INTEGER)), '%Y-%m') || '|'
-                                   || bill_cycle || '|1|1|' || customer_id)
+                                   || bill_cycle || '|1|' || attempt || '|' || customer_id)
 ),
 other_repair AS (
     SELECT DISTINCT payment_id FROM mine, other_incidents i, range(-$months, $months + 1) t(months), range(1, $attempts + 1) u(attempt)

@@ -211,6 +211,17 @@ def test_a_rebill_of_somebody_whose_wrong_charge_stands_is_unexplained(tmp_path)
     assert proof.items["why"].to_pylist() == ["charged again while the wrong charge stands"]
 
 
+def test_a_wrong_charge_whose_first_attempt_was_ended_is_known_by_a_later_one(tmp_path):
+    world = World(["void"], 1)
+    first, later = reference("charge", "0000"), reference("charge", "0000", attempt=2)
+    moved = [row for row in world.book if row["merchant_reference"] == first]
+    assert moved
+    for row in moved:
+        row["merchant_reference"] = later
+    proof = world.prove(tmp_path)
+    assert (proof.right, proof.residual_minor) == (1, 0)
+
+
 def test_a_rebill_on_the_card_of_somebody_not_concerned_is_not_the_right_charge(tmp_path):
     world = World(["void"], 1)
     for row in world.book:
